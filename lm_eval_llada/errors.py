@@ -1,0 +1,87 @@
+"""Checks of arguments and their messages, shared by every part of the package."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Find the choice a mistyped name most likely meant.
+
+    Args:
+        name: What the user wrote. Case and the difference between ``-`` and ``_`` are ignored.
+        choices: The valid names.
+
+    Returns:
+        The closest valid name, or ``None`` when nothing is similar enough to be worth suggesting.
+    """
+    by_spelling = {_normalised(choice): choice for choice in choices}
+    found = difflib.get_close_matches(_normalised(name), list(by_spelling), n=1, cutoff=0.5)
+    return by_spelling[found[0]] if found else None
+
+
+def unknown_choice(what: str, value: object, choices: Iterable[str]) -> ValueError:
+    """Build the error for a name that is not one of a fixed set.
+
+    The error is returned, not raised, so that the call site reads ``raise unknown_choice(...)``.
+
+    Args:
+        what: What the name stands for, such as ``"rope_method"``.
+        value: What the user gave.
+        choices: The valid names, listed in the message in this order.
+
+    Returns:
+        A ``ValueError`` naming the value, the valid choices and the nearest of them.
+    """
+    allowed = list(choices)
+    message = f"{what} must be one of {', '.join(allowed)}; got {value!r}."
+    suggestion = nearest(value, allowed) if isinstance(value, str) else None
+    if suggestion is not None:
+        message += f" Did you mean {suggestion!r}?"
+    return ValueError(message)
+
+
+def require_whole(name: str, value: object, minimum: int) -> None:
+    """Raise a ``ValueError`` unless ``value`` is a whole number of at least ``minimum``.
+
+    Args:
+        name: Name of the argument, as the user writes it.
+        value: What was given. ``True`` and ``1.0`` are not whole numbers here.
+        minimum: Smallest value allowed.
+
+    Raises:
+        ValueError: If the check fails; the message names all three.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < minimum:
+        raise ValueError(f"{name} must be a whole number >= {minimum}; got {value!r}.")
+
+
+def require_number(name: str, value: object, minimum: float, *, inclusive: bool = False) -> None:
+    """Raise a ``ValueError`` unless ``value`` is a finite number above ``minimum``.
+
+    Args:
+        name: Name of the argument, as the user writes it.
+        value: What was given, whole or not. ``True`` is not a number here.
+        minimum: Bound that the value must exceed.
+        inclusive: Allow the bound itself.
+
+    Raises:
+        ValueError: If the check fails; the message names all three.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond the range of a float
+            number = math.inf
+        above = number >= minimum if inclusive else number > minimum
+        if above and math.isfinite(number):
+            return
+    relation = ">=" if inclusive else ">"
+    raise ValueError(f"{name} must be a number {relation} {minimum:g}; got {value!r}.")
+
+
+def _normalised(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
