@@ -1,0 +1,425 @@
+"""Generation against a plain loop, and the rules it promises."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import FixedLogits, RandomNetwork, Recorder
+
+from lm_eval_llada.diffusion import DenoiserStats
+from lm_eval_llada.sampler import SamplingOptions, block_schedule, generate
+
+VOCAB, MASK, EOS = 9, 8, 0
+NETWORK = RandomNetwork(vocab=VOCAB)
+PROMPTS = [
+    torch.randint(1, MASK, (length,), generator=torch.Generator().manual_seed(length))
+    for length in (5, 1, 9, 4, 0, 12, 3, 7)
+]
+SEEDS = [101, 7, 33, 2**40, 5, 6, 0, 8]
+
+CASES = {
+    "one_token_a_step": SamplingOptions(gen_length=12),
+    "several_tokens_a_step": SamplingOptions(gen_length=12, steps=5),
+    "one_step": SamplingOptions(gen_length=6, steps=1),
+    "blocks": SamplingOptions(gen_length=12, block_length=4, steps=6),
+    "blocks_with_remainder": SamplingOptions(gen_length=11, block_length=4, steps=7),
+    "more_steps_than_tokens": SamplingOptions(gen_length=6, block_length=3, steps=50),
+    "fewer_steps_than_blocks": SamplingOptions(gen_length=8, block_length=2, steps=2),
+    "random": SamplingOptions(gen_length=12, steps=5, remasking="random"),
+    "temperature": SamplingOptions(gen_length=9, temperature=0.7),
+    "random_temperature_blocks": SamplingOptions(
+        gen_length=10, block_length=4, steps=5, remasking="random", temperature=1.3
+    ),
+    "guidance": SamplingOptions(gen_length=8, cfg_scale=1.5),
+    "guidance_temperature": SamplingOptions(
+        gen_length=8, block_length=3, cfg_scale=0.5, temperature=0.5
+    ),
+    "suppress_eos": SamplingOptions(gen_length=12, suppress_eos=True),
+    "suppress_eos_temperature": SamplingOptions(
+        gen_length=12, suppress_eos=True, temperature=1.0, steps=6
+    ),
+    "stop_at_eos": SamplingOptions(gen_length=14, block_length=5, stop_at_eos=True),
+    "stop_at_eos_one_block": SamplingOptions(gen_length=14, steps=7, stop_at_eos=True),
+    "stop_at_eos_random_temperature_guidance": SamplingOptions(
+        gen_length=14, stop_at_eos=True, remasking="random", temperature=1.0, cfg_scale=1.0
+    ),
+}
+
+
+def plain_generate(denoise, prompt, options, seed):
+    """LLaDA's loop for one prompt: full forward, all logits, no early stop, no rows."""
+    source = torch.Generator().manual_seed(seed)
+    length, first = options.gen_length, len(prompt)
+    block_length = options.block_length or length
+    steps = min(options.steps or length, length)
+    x = torch.cat([prompt, torch.full((length,), MASK)])
+    for start in range(0, length, block_length):
+        end = min(length, start + block_length)
+        block_steps = max(1, steps * end // length - steps * start // length)
+        for step in range(block_steps):
+            count = (end - start) // block_steps + (step < (end - start) % block_steps)
+            logits = plain_logits(denoise, x, first, options)
+            masked = [p for p in range(first + start, first + end) if x[p] == MASK]
+            if options.remasking == "random":
+                scores = torch.rand(len(masked), generator=source, dtype=torch.float64).tolist()
+                best = sorted(range(len(masked)), key=lambda k: -scores[k])[:count]
+                masked = sorted(masked[k] for k in best)
+            choices = logits[masked].argmax(dim=-1)
+            if options.temperature > 0:
+                u = torch.rand(len(masked), VOCAB, generator=source, dtype=torch.float64)
+                gumbel = (-torch.log(u)) ** options.temperature
+                choices = (logits[masked].double().exp() / gumbel).argmax(dim=-1)
+            sure = logits[masked].float().softmax(dim=-1)[range(len(masked)), choices].tolist()
+            for k in sorted(range(len(masked)), key=lambda k: -sure[k])[:count]:
+                x[masked[k]] = choices[k]
+    text = x[first:].tolist()
+    if options.stop_at_eos and EOS in text:
+        ends = text.index(EOS)
+        text[ends:] = [EOS] * (len(text) - ends)
+    return text
+
+
+def plain_logits(denoise, x, prompt_length, options):
+    logits = denoise(x[None], attention_mask=None)
+    if options.cfg_scale > 0:
+        blind = x.clone()
+        blind[:prompt_length] = MASK
+        unconditional = denoise(blind[None], attention_mask=None)
+        logits = unconditional + (options.cfg_scale + 1) * (logits - unconditional)
+    logits[:, MASK] = -torch.inf
+    if options.suppress_eos:
+        logits[:, EOS] = -torch.inf
+    return logits
+
+
+def run(prompts, options, seeds=None, denoise=NETWORK, **kwargs):
+    texts = generate(
+        denoise, prompts, options, mask_token_id=MASK, eos_token_id=EOS, seeds=seeds, **kwargs
+    )
+    return [text.tolist() for text in texts]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+def test_generate_equals_a_plain_loop(options, batch_size):
+    expected = [plain_generate(NETWORK, p, options, s) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    got = []
+    for first in range(0, len(PROMPTS), batch_size):
+        part = slice(first, first + batch_size)
+        got += run(PROMPTS[part], options, SEEDS[part])
+    assert got == expected
+
+
+def test_the_cases_decode_to_different_texts_and_meet_an_eos():
+    # Otherwise the parity above would not tell the options apart.
+    texts = {name: plain_generate(NETWORK, PROMPTS[0], o, 1) for name, o in CASES.items()}
+    full_length = {tuple(text) for text in texts.values() if len(text) == 12}
+    assert len(full_length) >= 4
+    stopped = [plain_generate(NETWORK, p, CASES["stop_at_eos"], 1) for p in PROMPTS]
+    assert any(text[-1] == EOS for text in stopped)
+
+
+@pytest.mark.parametrize("name", ["random_temperature_blocks", "guidance_temperature"])
+def test_texts_do_not_depend_on_order_or_company(name):
+    options = CASES[name]
+    forward = run(PROMPTS, options, SEEDS)
+    backward = run(PROMPTS[::-1], options, SEEDS[::-1])
+    alone = [run([p], options, [s])[0] for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    assert forward == backward[::-1] == alone
+
+
+def test_the_seed_decides_a_random_text():
+    options = SamplingOptions(gen_length=12, temperature=1.0)
+    first, again, other = run([PROMPTS[0]] * 3, options, [1, 1, 2])
+    assert first == again != other
+
+
+def test_temperature_draws_from_the_softmax_of_scaled_logits():
+    # exp(l) / (-log u)^T is Gumbel-max on l / T.
+    logits = torch.tensor([[2.0, 1.0, 0.0, 5.0]])
+    options = SamplingOptions(gen_length=1, temperature=2.0)
+    num_draws = 4000
+    texts = generate(
+        FixedLogits(logits),
+        [torch.empty(0, dtype=torch.long)] * num_draws,
+        options,
+        mask_token_id=3,
+        seeds=range(num_draws),
+    )
+    shares = torch.bincount(torch.cat(texts), minlength=3) / num_draws
+    expected = (logits[0, :3] / 2).softmax(dim=-1)
+    assert (shares - expected).abs().max() < 5 * (0.25 / num_draws) ** 0.5
+
+
+def test_huge_logits_do_not_overflow_the_noise():
+    # exp(1000) is infinite in float64, hence the logarithmic form.
+    logits = torch.tensor([[1000.0, 900.0, 0.0]])
+    options = SamplingOptions(gen_length=1, temperature=1.0)
+    assert run([PROMPTS[4]], options, [0], denoise=FixedLogits(logits.repeat(1, 3))) == [[0]]
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+def test_bf16_ties_near_one_are_resolved_in_fp32():
+    # Position 1 is surer than position 0, which bf16 probabilities (1.0 both) cannot see.
+    logits = torch.full((2, VOCAB), 0.0, dtype=torch.bfloat16)
+    logits[0, 1], logits[1, 2] = 10.0, 11.0
+    recorder = Recorder(FixedLogits(logits))
+    assert logits.softmax(dim=-1).amax(dim=-1).tolist() == [1.0, 1.0]
+    assert run([PROMPTS[4]], SamplingOptions(gen_length=2), denoise=recorder) == [[1, 2]]
+    assert recorder.calls[1]["input_ids"].tolist() == [[MASK, 2]]
+
+
+def test_equal_confidence_reveals_from_left_to_right():
+    recorder = Recorder(FixedLogits(torch.zeros(6, VOCAB)))
+    run([PROMPTS[4]], SamplingOptions(gen_length=6, steps=3), denoise=recorder)
+    revealed = [(call["input_ids"][0] != MASK).tolist() for call in recorder.calls]
+    assert revealed == [[False] * 6, [True] * 2 + [False] * 4, [True] * 4 + [False] * 2]
+
+
+def test_the_mask_token_is_never_generated():
+    logits = torch.zeros(4, VOCAB)
+    logits[:, MASK] = 50.0
+    logits[:, 3] = 1.0
+    assert run([PROMPTS[4]], SamplingOptions(gen_length=4), denoise=FixedLogits(logits)) == [
+        [3] * 4
+    ]
+
+
+def test_suppressed_eos_gives_way_to_the_next_best_token():
+    logits = torch.zeros(4, VOCAB)
+    logits[:, EOS], logits[:, 5] = 9.0, 4.0
+    denoise = FixedLogits(logits)
+    assert run([PROMPTS[4]], SamplingOptions(gen_length=4), denoise=denoise) == [[EOS] * 4]
+    suppressed = SamplingOptions(gen_length=4, suppress_eos=True)
+    assert run([PROMPTS[4]], suppressed, denoise=denoise) == [[5] * 4]
+
+
+def test_stop_at_eos_saves_steps_and_leaves_the_batch():
+    logits = torch.zeros(20, VOCAB)
+    logits[:, 1] = 3.0
+    logits[2, EOS] = 9.0  # third generated token of the empty prompt, in the prompt of the other
+    options = SamplingOptions(gen_length=8, block_length=4, stop_at_eos=True)
+    stats = DenoiserStats()
+    recorder = Recorder(FixedLogits(logits))
+    prompts = [PROMPTS[4], PROMPTS[0]]
+    texts = run(prompts, options, denoise=recorder, stats=stats)
+    assert texts == [[1, 1] + [EOS] * 6, [1] * 8]
+    # EOS is the surest token, then the tokens before it are decided: three steps of eight.
+    assert [len(call["input_ids"]) for call in recorder.calls] == [2] * 3 + [1] * 5
+    assert stats.num_passes == 8
+
+
+def test_an_eos_with_undecided_tokens_before_it_does_not_stop():
+    logits = torch.zeros(4, VOCAB)
+    logits[:, 1] = 1.0
+    logits[3, EOS] = 9.0
+    stats = DenoiserStats()
+    options = SamplingOptions(gen_length=4, stop_at_eos=True)
+    assert run([PROMPTS[4]], options, denoise=FixedLogits(logits), stats=stats) == [[1, 1, 1, EOS]]
+    assert stats.num_passes == 4
+
+
+def test_without_stop_at_eos_text_after_an_eos_is_kept():
+    logits = torch.zeros(3, VOCAB)
+    logits[:, 2] = 1.0
+    logits[0, EOS] = 9.0
+    text = run([PROMPTS[4]], SamplingOptions(gen_length=3), denoise=FixedLogits(logits))
+    assert text == [[EOS, 2, 2]]
+
+
+def test_logits_are_asked_only_for_masks_of_the_current_block():
+    recorder, stats = Recorder(NETWORK), DenoiserStats()
+    run(PROMPTS[:2], SamplingOptions(gen_length=6, block_length=3), denoise=recorder, stats=stats)
+    for call in recorder.calls:
+        for b, position in call["rows"].tolist():
+            assert call["input_ids"][b, position] == MASK
+    assert [len(call["rows"]) for call in recorder.calls] == [6, 4, 2, 6, 4, 2]
+    assert recorder.calls[0]["rows"].tolist() == [[0, 5], [0, 6], [0, 7], [1, 1], [1, 2], [1, 3]]
+    assert stats.num_rows == 24
+
+
+def test_random_remasking_asks_only_for_what_it_reveals():
+    stats = DenoiserStats()
+    run(PROMPTS[:2], SamplingOptions(gen_length=6, remasking="random"), [1, 2], stats=stats)
+    assert stats.num_rows == 2 * 6
+
+
+def test_batches_are_padded_on_the_right_with_a_mask():
+    # Left padding without a mask changed answers in public code.
+    recorder = Recorder(NETWORK)
+    run([PROMPTS[1], PROMPTS[2]], SamplingOptions(gen_length=2), denoise=recorder, pad_token_id=7)
+    call = recorder.calls[0]
+    assert call["attention_mask"].tolist() == [[1] * 3 + [0] * 8, [1] * 11]
+    assert call["input_ids"][0].tolist() == [*PROMPTS[1].tolist(), MASK, MASK, *[7] * 8]
+    unmasked = NETWORK(call["input_ids"], attention_mask=None, rows=call["rows"])
+    masked = NETWORK(call["input_ids"], attention_mask=call["attention_mask"], rows=call["rows"])
+    assert not torch.allclose(unmasked[:2], masked[:2]), "the toy must notice visible padding"
+
+
+def test_padding_value_does_not_matter():
+    options = SamplingOptions(gen_length=6)
+    assert run(PROMPTS, options, pad_token_id=3) == run(PROMPTS, options, pad_token_id=None)
+
+
+def test_settings_of_one_request_do_not_leak_into_the_next():
+    # A public implementation clipped `steps` in place for a short request.
+    options = SamplingOptions(gen_length=12, steps=12)
+    before = dataclasses.asdict(options)
+    expected = run(PROMPTS, options)
+    run(PROMPTS, dataclasses.replace(options, gen_length=3))
+    assert dataclasses.asdict(options) == before
+    stats = DenoiserStats()
+    assert run(PROMPTS, options, stats=stats) == expected
+    assert stats.num_passes == 12
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.steps = 3
+
+
+def test_a_mask_token_inside_a_prompt_is_left_alone():
+    recorder = Recorder(NETWORK)
+    (text,) = run([torch.tensor([1, MASK, 2])], SamplingOptions(gen_length=4), denoise=recorder)
+    assert MASK not in text
+    assert all(call["input_ids"][0, :3].tolist() == [1, MASK, 2] for call in recorder.calls)
+
+
+def sampling_options():
+    """Valid options of every kind, small enough to run."""
+    return st.builds(
+        SamplingOptions,
+        steps=st.none() | st.integers(1, 12),
+        gen_length=st.integers(1, 9),
+        block_length=st.none() | st.integers(1, 12),
+        remasking=st.sampled_from(["low_confidence", "random"]),
+        temperature=st.sampled_from([0.0, 0.5, 2.0]),
+        cfg_scale=st.sampled_from([0.0, 1.0]),
+        stop_at_eos=st.booleans(),
+    )
+
+
+@settings(max_examples=30)
+@given(options=sampling_options(), picks=st.lists(st.integers(0, 7), min_size=1, max_size=3))
+def test_prompts_never_change_and_no_mask_survives(options, picks):
+    prompts = [PROMPTS[i].clone() for i in picks]
+    recorder, stats = Recorder(NETWORK), DenoiserStats()
+    full = dataclasses.replace(options, stop_at_eos=False)
+    for text in run(prompts, full, picks, denoise=recorder, stats=stats):
+        assert len(text) == options.gen_length
+        assert MASK not in text
+    for call in recorder.calls:
+        for prompt, row in zip(prompts, call["input_ids"], strict=False):
+            assert row[: len(prompt)].tolist() == prompt.tolist()
+    assert [p.tolist() for p in prompts] == [PROMPTS[i].tolist() for i in picks]
+    for text in run(prompts, options, picks):
+        assert len(text) == options.gen_length
+        assert MASK not in text
+
+
+# --- schedule -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gen_length", "block_length", "steps", "expected"),
+    [
+        # LLaDA's rule where it applies: steps // num_blocks in each block.
+        (8, 4, 4, [(0, 4, [2, 2]), (4, 8, [2, 2])]),
+        (6, 3, 4, [(0, 3, [2, 1]), (3, 6, [2, 1])]),
+        (4, 4, 4, [(0, 4, [1, 1, 1, 1])]),
+        # The last block takes the remainder and its share of the steps.
+        (10, 4, 5, [(0, 4, [2, 2]), (4, 8, [2, 2]), (8, 10, [2])]),
+        (7, 3, 7, [(0, 3, [1, 1, 1]), (3, 6, [1, 1, 1]), (6, 7, [1])]),
+        # At least one step a block, never more steps than tokens, one block at most gen_length.
+        (6, 2, 1, [(0, 2, [2]), (2, 4, [2]), (4, 6, [2])]),
+        (3, 2, 99, [(0, 2, [1, 1]), (2, 3, [1])]),
+        (3, 64, None, [(0, 3, [1, 1, 1])]),
+    ],
+)
+def test_block_schedule_golden(gen_length, block_length, steps, expected):
+    options = SamplingOptions(gen_length=gen_length, block_length=block_length, steps=steps)
+    assert block_schedule(options) == expected
+
+
+@given(
+    gen_length=st.integers(1, 200),
+    block_length=st.integers(1, 250),
+    steps=st.none() | st.integers(1, 300),
+)
+def test_block_schedule_covers_all_tokens_in_the_steps_given(gen_length, block_length, steps):
+    blocks = block_schedule(
+        SamplingOptions(gen_length=gen_length, block_length=block_length, steps=steps)
+    )
+    assert [start for start, _, _ in blocks] == list(range(0, gen_length, block_length))
+    assert blocks[-1][1] == gen_length
+    for start, end, counts in blocks:
+        assert sum(counts) == end - start
+        assert max(counts) - min(counts) <= 1
+        assert min(counts) >= 1, "no step is wasted"
+    wanted = min(steps or gen_length, gen_length)
+    assert sum(len(counts) for _, _, counts in blocks) == max(wanted, len(blocks))
+
+
+@given(num_blocks=st.integers(1, 8), block_length=st.integers(1, 32), data=st.data())
+def test_block_schedule_is_lladas_where_everything_divides(num_blocks, block_length, data):
+    steps_each = data.draw(st.integers(1, block_length))
+    blocks = block_schedule(
+        SamplingOptions(
+            gen_length=num_blocks * block_length,
+            block_length=block_length,
+            steps=num_blocks * steps_each,
+        )
+    )
+    assert [len(counts) for _, _, counts in blocks] == [steps_each] * num_blocks
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gen_length": 0}, "gen_length must be a whole number >= 1; got 0"),
+        ({"steps": 0}, "steps must be"),
+        ({"steps": 2.0}, "steps must be"),
+        ({"block_length": -1}, "block_length must be"),
+        ({"remasking": "low_confidense"}, "Did you mean 'low_confidence'"),
+        ({"temperature": -0.1}, "temperature must be"),
+        ({"temperature": float("nan")}, "temperature must be"),
+        ({"cfg_scale": float("inf")}, "cfg_scale must be"),
+        ({"stop_at_eos": True, "suppress_eos": True}, "set only one"),
+    ],
+)
+def test_wrong_options_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingOptions(**settings)
+
+
+def test_randomness_without_seeds_is_refused():
+    for options in (SamplingOptions(temperature=1.0), SamplingOptions(remasking="random")):
+        with pytest.raises(ValueError, match="pass one seed for each prompt"):
+            run(PROMPTS, options)
+
+
+def test_a_wrong_number_of_seeds_is_refused():
+    with pytest.raises(ValueError, match="one seed for each of 8 requests; got 2"):
+        run(PROMPTS, SamplingOptions(), [1, 2])
+
+
+def test_eos_options_need_the_eos_token():
+    for name in ("stop_at_eos", "suppress_eos"):
+        with pytest.raises(ValueError, match="need eos_token_id"):
+            generate(NETWORK, PROMPTS, SamplingOptions(**{name: True}), mask_token_id=MASK)
+
+
+@pytest.mark.parametrize("prompt", [torch.zeros(1, 3, dtype=torch.long), torch.zeros(3)])
+def test_a_prompt_that_is_not_a_row_of_ids_is_refused(prompt):
+    with pytest.raises(ValueError, match="Each prompt must be a 1-D tensor of token ids"):
+        run([prompt], SamplingOptions())
+
+
+def test_no_prompts_give_no_texts():
+    assert run([], SamplingOptions()) == []
