@@ -1,0 +1,25 @@
+"""The native LLaDA model: its configuration, its forward pass, and reading checkpoints."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
+from lm_eval_llada.modeling.denoiser import make_denoiser
+from lm_eval_llada.modeling.loading import load_config, load_model
+from lm_eval_llada.modeling.model import ATTENTION_IMPLEMENTATIONS, LLaDAForMaskedLM
+
+__all__ = [
+    "ATTENTION_IMPLEMENTATIONS",
+    "LLaDAConfig",
+    "LLaDAForMaskedLM",
+    "apply_rope",
+    "load_config",
+    "load_model",
+    "make_denoiser",
+]
+
+AutoConfig.register(LLaDAConfig.model_type, LLaDAConfig, exist_ok=True)
+# The official code maps AutoModel to the model with its LM head as well.
+AutoModel.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)
+AutoModelForMaskedLM.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)

@@ -1,0 +1,296 @@
+"""Bidirectional attention through transformers' attention functions, with ragged queries.
+
+The last layer asks for queries at some positions only, `rows`, as many in each sequence as it
+happens. Two layouts carry them. A rectangle (batch, slots) with unused slots serves sdpa, eager and
+flex_attention; flash_attention_2 takes packed tokens instead, which also gives it padding and
+documents without a mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, bidirectional_mask_function
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+class Rows(NamedTuple):
+    """Where the rows asked for sit, as positions and as slots of a rectangle.
+
+    Attributes:
+        batch: int64 (num_rows,), sequence of each row.
+        position: int64 (num_rows,), its position.
+        slot: int64 (num_rows,), its column in the rectangle.
+        slot_position: int64 (batch, num_slots), position behind each slot, 0 where unused.
+    """
+
+    batch: Tensor
+    position: Tensor
+    slot: Tensor
+    slot_position: Tensor
+
+
+class Packing(NamedTuple):
+    """Queries and keys sorted into groups, attention staying inside a group.
+
+    Attributes:
+        query_order: int64, rows of the flattened queries in packed order.
+        key_order: int64, tokens of the flattened keys in packed order.
+        query_ends: int32 (groups + 1,), where each group's queries start and end.
+        key_ends: int32 (groups + 1,), the same for keys.
+        max_queries: queries of the largest group.
+        max_keys: keys of the largest group.
+    """
+
+    query_order: Tensor
+    key_order: Tensor
+    query_ends: Tensor
+    key_ends: Tensor
+    max_queries: int
+    max_keys: int
+
+
+def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
+    """Assigns each row a slot in a (batch, num_slots) rectangle.
+
+    Args:
+        rows: int64 (num_rows, 2) of (batch, position), in any order; a row may repeat.
+        batch_size: number of sequences.
+        seq_length: positions of a sequence.
+
+    Raises:
+        ValueError: if a row lies outside the batch (not checked inside a compiled graph).
+    """
+    batch, position = rows.unbind(1)
+    num_rows = rows.shape[0]
+    # Clamped so that a wrong row is reported below instead of failing here.
+    counted = batch.clamp(0, batch_size - 1)
+    counts = batch.new_zeros(batch_size).scatter_add_(0, counted, torch.ones_like(batch))
+    if torch.compiler.is_compiling():
+        # The exact number of slots depends on data; any bound is right, only slower.
+        num_slots = num_rows
+    else:
+        extremes = torch.stack([counts.max(), *batch.aminmax(), *position.aminmax()]).tolist()
+        num_slots = _checked_slots(extremes, batch_size, seq_length)
+    if num_slots >= seq_length:
+        every = torch.arange(seq_length, device=rows.device).expand(batch_size, -1)
+        return Rows(batch, position, position, every)
+    order = torch.argsort(batch, stable=True)
+    first = (counts.cumsum(0) - counts)[batch[order]]
+    rank = torch.arange(num_rows, device=rows.device) - first
+    slot = torch.empty_like(batch).scatter_(0, order, rank)
+    slot_position = batch.new_zeros(batch_size, num_slots).index_put((batch, slot), position)
+    return Rows(batch, position, slot, slot_position)
+
+
+def attention_mask_for(
+    implementation: str,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+    document_ids: Tensor | None,
+    rows: Rows | None,
+) -> Any:
+    """The mask that `attend` takes: None, what transformers builds for its function, or a packing.
+
+    A masked position still attends to itself where documents are given, so that no query is left
+    without keys: some kernels make that NaN, and NaN spreads through gradients.
+
+    Args:
+        implementation: name of the attention function.
+        hidden_states: (batch, seq, width), read for shape, dtype and device.
+        attention_mask: bool (batch, seq), True = real; None if all are.
+        document_ids: int (batch, seq); None if each sequence is one document.
+        rows: queries to be asked for; None for all positions.
+    """
+    batch_size, seq_length, _ = hidden_states.shape
+    unmasked = attention_mask is None and document_ids is None
+    if implementation == "flash_attention_2":
+        if unmasked and rows is None:
+            return None
+        return _packing(hidden_states, attention_mask, document_ids, rows)
+    if unmasked:
+        return None
+    mask_function = bidirectional_mask_function
+    if document_ids is not None:
+        mask_function = _document_mask_function(document_ids, attention_mask, rows)
+    return ALL_MASK_ATTENTION_FUNCTIONS[implementation](
+        batch_size=batch_size,
+        q_length=seq_length if rows is None else rows.slot_position.shape[1],
+        kv_length=seq_length,
+        q_offset=0,
+        kv_offset=0,
+        mask_function=mask_function,
+        attention_mask=attention_mask if document_ids is None else None,
+        allow_is_causal_skip=False,
+        allow_is_bidirectional_skip=False,
+        dtype=hidden_states.dtype,
+        device=hidden_states.device,
+    )
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, rows: Rows | None
+) -> Tensor:
+    """Attention output of each query over the keys its mask allows.
+
+    Args:
+        module: the block, read for `config`, `scaling` and `num_key_value_groups`.
+        query: (batch, seq, heads, head_dim), or (num_rows, heads, head_dim) with `rows`.
+        key: (batch, seq, kv_heads, head_dim).
+        value: like `key`.
+        mask: from `attention_mask_for`.
+        rows: where the queries sit; None if they are all positions.
+
+    Returns:
+        (batch, seq, heads * head_dim), or (num_rows, heads * head_dim) with `rows`.
+    """
+    if isinstance(mask, Packing):
+        return _attend_packed(module, query, key, value, mask)
+    if rows is None:
+        return _call(module, query, key, value, mask).flatten(2)
+    rectangle = query.new_zeros(*rows.slot_position.shape, *query.shape[1:])
+    rectangle = rectangle.index_put((rows.batch, rows.slot), query)
+    return _call(module, rectangle, key, value, mask)[rows.batch, rows.slot].flatten(1)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention as two matrix products, softmax in float32: transformers' interface for `eager`.
+
+    Args:
+        module: read for `num_key_value_groups`.
+        query: (batch, heads, queries, head_dim).
+        key: (batch, kv_heads, keys, head_dim).
+        value: like `key`.
+        attention_mask: additive, broadcastable to (batch, heads, queries, keys).
+        scaling: factor on the scores.
+
+    Returns:
+        Output (batch, queries, heads, head_dim) and weights (batch, heads, queries, keys).
+    """
+    groups: Any = module.num_key_value_groups
+    key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def _call(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+) -> Tensor:
+    """One call of the configured attention function; heads last but one on both sides."""
+    config: Any = module.config
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+    kwargs |= {"dropout": 0.0, "scaling": module.scaling, "is_causal": False}
+    output, _ = function(module, query, key, value, mask, **kwargs)
+    return output
+
+
+def _attend_packed(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, packing: Packing
+) -> Tensor:
+    if packing.max_queries == 0:
+        return torch.zeros_like(query).flatten(-2)
+    flat_query = query.flatten(0, -3)
+    packed_key, packed_value = (
+        states.flatten(0, 1)[packing.key_order][None] for states in (key, value)
+    )
+    output = _call(
+        module,
+        flat_query[packing.query_order][None],
+        packed_key,
+        packed_value,
+        None,
+        cu_seq_lens_q=packing.query_ends,
+        cu_seq_lens_k=packing.key_ends,
+        max_length_q=packing.max_queries,
+        max_length_k=packing.max_keys,
+    )
+    # Positions outside the packing are padding; zeros there keep every later layer finite.
+    unpacked = torch.zeros_like(flat_query).index_put((packing.query_order,), output[0])
+    return unpacked.view_as(query).flatten(-2)
+
+
+def _packing(
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+    document_ids: Tensor | None,
+    rows: Rows | None,
+) -> Packing:
+    """Sorts queries and keys by (sequence, document), leaving out keys that no query sees."""
+    (batch_size, seq_length, _), device = hidden_states.shape, hidden_states.device
+    group = torch.arange(batch_size, device=device)[:, None].expand(-1, seq_length)
+    if document_ids is not None:
+        document = document_ids - document_ids.amin()
+        group = group * (document.amax() + 1) + document
+    group = group.flatten()
+    real = torch.ones_like(group, dtype=torch.bool)
+    if attention_mask is not None:
+        real = attention_mask.flatten()
+    if rows is None:
+        queries = real.nonzero()[:, 0]
+        query_group = group[queries]
+    else:
+        tokens = rows.batch * seq_length + rows.position
+        queries = real[tokens].nonzero()[:, 0]
+        query_group = group[tokens[queries]]
+    if len(queries) == 0:
+        empty = _ends(group.new_zeros(0))
+        return Packing(queries, queries, empty, empty, 0, 0)
+    present, query_index, num_queries = query_group.unique(return_inverse=True, return_counts=True)
+    key_index = torch.searchsorted(present, group).clamp(max=len(present) - 1)
+    keys = (real & (present[key_index] == group)).nonzero()[:, 0]
+    num_keys = torch.bincount(key_index[keys], minlength=len(present))
+    return Packing(
+        query_order=queries[query_index.argsort(stable=True)],
+        key_order=keys[key_index[keys].argsort(stable=True)],
+        query_ends=_ends(num_queries),
+        key_ends=_ends(num_keys),
+        max_queries=int(num_queries.max()),
+        max_keys=int(num_keys.max()),
+    )
+
+
+def _ends(counts: Tensor) -> Tensor:
+    return nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+
+
+def _document_mask_function(
+    document_ids: Tensor, attention_mask: Tensor | None, rows: Rows | None
+) -> Any:
+    """Whether a query may see a key, in the form transformers' mask builders call."""
+
+    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        position = query if rows is None else rows.slot_position[batch, query]
+        same = document_ids[batch, position] == document_ids[batch, key]
+        if attention_mask is not None:
+            same = same & attention_mask[batch, key]
+        return same | (position == key)
+
+    return allowed
+
+
+def _checked_slots(extremes: list[int], batch_size: int, seq_length: int) -> int:
+    num_slots, first_batch, last_batch, first_position, last_position = extremes
+    if first_batch < 0 or last_batch >= batch_size:
+        raise ValueError(
+            f"rows name sequences {first_batch} to {last_batch}, outside a batch of {batch_size}."
+        )
+    if first_position < 0 or last_position >= seq_length:
+        raise ValueError(
+            f"rows name positions {first_position} to {last_position}, outside sequences of "
+            f"{seq_length} tokens."
+        )
+    return num_slots

@@ -1,0 +1,282 @@
+"""`LLaDAConfig`: the official configuration keys, with one source of truth for the RoPE base."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.rope import ResolvedRope, RopeChoice, resolve
+
+_DEFAULT_ROPE_THETA = 10_000.0
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+
+# The official code has more switches than any released LLaDA checkpoint uses. A checkpoint that
+# sets one of them otherwise would compute something else here, so it is refused.
+_FIXED: dict[str, Any] = {
+    "block_type": "llama",
+    "block_group_size": 1,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "attention_layer_norm": False,
+    "activation_type": "silu",
+    "rope": True,
+    "rope_full_precision": True,
+    "alibi": False,
+    "scale_logits": False,
+    "input_emb_norm": False,
+    "attention_dropout": 0.0,
+    "residual_dropout": 0.0,
+    "embedding_dropout": 0.0,
+}
+_SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size",
+          "embedding_size", "max_sequence_length")  # fmt: skip
+
+
+class LLaDAConfig(PreTrainedConfig):
+    """Configuration of a LLaDA model, under the key names of the official checkpoints.
+
+    transformers' own names (`hidden_size`, `num_hidden_layers`, `tie_word_embeddings`, ...) read
+    and set the same values. Keys that are not listed here (`auto_map`, `flash_attention`,
+    `init_fn`, ...) are kept and written back, so that a saved config still serves the official
+    code. `rope_theta` is a view of `rope_parameters["rope_theta"]`: the two cannot drift apart,
+    and a saved config holds both, since the official code reads only the former.
+
+    Attributes:
+        vocab_size: number of tokens.
+        embedding_size: rows of the embedding and of the LM head, so the width of the logits;
+            None means `vocab_size`.
+        d_model: width of the residual stream.
+        n_layers: number of blocks.
+        n_heads: query heads; `head_dim` is `d_model / n_heads`.
+        n_kv_heads: key and value heads, a divisor of `n_heads`; None means `n_heads`, or 1 under
+            `multi_query_attention`.
+        mlp_hidden_size: width of the gated MLP; None means `mlp_ratio * d_model`.
+        max_sequence_length: longest sequence the model is meant for, in tokens.
+        train_length: trained context in tokens; None means `max_sequence_length`.
+        rope_parameters: transformers' description of the rotation; `rope_theta` in it is λ·b.
+        rope_scale: the λ that `rope_theta` already contains; not 1 marks an extended checkpoint.
+        rms_norm_eps: added to the mean square in RMSNorm.
+        weight_tying: the LM head is the embedding; such a checkpoint has no `ff_out` of its own.
+        include_bias: biases on every linear layer.
+        include_qkv_bias: biases on the query, key and value projections.
+        bias_for_layer_norm: biases in RMSNorm; None means `include_bias`.
+        init_std: standard deviation of fresh weights.
+        mask_token_id: the token that stands for a masked one.
+        eos_token_id: end of text.
+        pad_token_id: padding.
+        bos_token_id: beginning of text.
+
+    Raises:
+        ValueError: on construction, if a value is out of range or a feature is not supported, or
+            if `rope_theta` and `rope_parameters` disagree.
+    """
+
+    model_type: ClassVar[str] = "llada"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = []
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "num_key_value_heads": "n_kv_heads",
+        "intermediate_size": "mlp_hidden_size",
+        "max_position_embeddings": "max_sequence_length",
+        "tie_word_embeddings": "weight_tying",
+        "hidden_act": "activation_type",
+        "initializer_range": "init_std",
+    }
+
+    # Typed as what every reader sees: __post_init__ replaces the Nones that "means" is said of.
+    vocab_size: int = 126464
+    embedding_size: int = None  # type: ignore[assignment]
+    d_model: int = 4096
+    n_layers: int = 32
+    n_heads: int = 32
+    n_kv_heads: int = None  # type: ignore[assignment]
+    multi_query_attention: bool | None = None
+    mlp_hidden_size: int = None  # type: ignore[assignment]
+    mlp_ratio: int = 4
+    max_sequence_length: int = 4096
+    train_length: int = None  # type: ignore[assignment]
+    rope_parameters: dict[str, Any] = None  # type: ignore[assignment]
+    rope_scale: float = 1.0
+    rms_norm_eps: float = 1e-5
+    weight_tying: bool = False
+    include_bias: bool = False
+    include_qkv_bias: bool = False
+    bias_for_layer_norm: bool | None = None
+    init_std: float = 0.02
+    mask_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    use_cache: bool = False
+    # The values of `_FIXED`. They are written out because the official code's own defaults for
+    # missing keys describe another architecture.
+    block_type: str = "llama"
+    block_group_size: int = 1
+    layer_norm_type: str = "rms"
+    layer_norm_with_affine: bool = True
+    attention_layer_norm: bool = False
+    activation_type: str = "silu"
+    rope: bool = True
+    rope_full_precision: bool = True
+    alibi: bool = False
+    scale_logits: bool = False
+    input_emb_norm: bool = False
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Merges the places RoPE settings come from, fills in defaults, and checks every value."""
+        scaling = kwargs.pop("rope_scaling", None)
+        self.rope_parameters = _merged_rope(
+            kwargs.pop("rope_theta", None), self.rope_parameters or scaling
+        )
+        head_dim = kwargs.pop("head_dim", None)
+        super().__post_init__(**kwargs)
+        self._fill_defaults()
+        self._check_values()
+        if head_dim is not None and head_dim != self.head_dim:
+            raise ValueError(
+                f"head_dim={head_dim} is not d_model / n_heads = {self.head_dim}; "
+                f"LLaDA has no other head size."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Dimensions of one attention head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def rope_theta(self) -> float:
+        """The base the model runs with, λ·b."""
+        # transformers asks before there are any rope_parameters, and expects None then.
+        theta: Any = (self.rope_parameters or {}).get("rope_theta")
+        return theta
+
+    @rope_theta.setter
+    def rope_theta(self, value: float) -> None:
+        self.rope_parameters = {**(self.rope_parameters or {}), "rope_theta": value}
+
+    @property
+    def norm_bias(self) -> bool:
+        """Whether RMSNorm adds a bias."""
+        if self.bias_for_layer_norm is None:
+            return self.include_bias
+        return self.bias_for_layer_norm
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values, `rope_theta` at the top level as well."""
+        return {**super().to_dict(), "rope_theta": self.rope_theta}
+
+    def _fill_defaults(self) -> None:
+        if self.embedding_size is None:
+            self.embedding_size = self.vocab_size
+        if self.n_kv_heads is None:
+            self.n_kv_heads = 1 if self.multi_query_attention else self.n_heads
+        if self.mlp_hidden_size is None:
+            self.mlp_hidden_size = self.mlp_ratio * self.d_model
+        if self.train_length is None:
+            self.train_length = self.max_sequence_length
+
+    def _check_values(self) -> None:
+        for name, supported in _FIXED.items():
+            if getattr(self, name) != supported:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not supported by the native LLaDA model; "
+                    f"only {supported!r} is."
+                )
+        for name in (*_SIZES, "train_length"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
+        if self.embedding_size < self.vocab_size:
+            raise ValueError(
+                f"embedding_size={self.embedding_size} is smaller than "
+                f"vocab_size={self.vocab_size}: some tokens would have no embedding."
+            )
+        if self.d_model % self.n_heads or self.head_dim % 2:
+            raise ValueError(
+                f"d_model={self.d_model} must be an even multiple of n_heads={self.n_heads}: "
+                f"RoPE rotates pairs of dimensions of a head."
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}."
+            )
+        if self.mask_token_id is not None and not 0 <= self.mask_token_id < self.vocab_size:
+            raise ValueError(
+                f"mask_token_id={self.mask_token_id} is outside the {self.vocab_size} tokens of "
+                f"vocab_size."
+            )
+        if not 0 <= self.rms_norm_eps < 1:
+            raise ValueError(f"rms_norm_eps must be in [0, 1); got {self.rms_norm_eps!r}.")
+
+
+def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, ResolvedRope]:
+    """A copy of `config` that runs under `choice`, and the numbers behind it.
+
+    Args:
+        config: a checkpoint's configuration; left as it is.
+        choice: what the user asked for. `none` keeps the checkpoint's own rotation.
+
+    Returns:
+        The new configuration, with λ·b as `rope_theta` and λ multiplied into `rope_scale`, and
+        what `rope.resolve` made of the choice.
+
+    Raises:
+        ValueError: if the numbers contradict each other, or the checkpoint is extended already
+            and `choice.force` is not set.
+    """
+    config = copy.deepcopy(config)
+    resolved = resolve(
+        choice,
+        rope_theta=config.rope_theta,
+        head_dim=config.head_dim,
+        train_length=config.train_length,
+    )
+    config.train_length = resolved.train_length
+    if resolved.method == "none":
+        return config, resolved
+    rope_type = config.rope_parameters["rope_type"]
+    if not choice.force and (config.rope_scale != 1 or rope_type != "default"):
+        raise ValueError(
+            f"This checkpoint is extended already (rope_scale={config.rope_scale:g}, "
+            f"rope_type={rope_type!r}), so rope_method={resolved.method!r} would scale it twice; "
+            f"drop the rope arguments, or set force_rope=true."
+        )
+    config.rope_parameters = resolved.rope_parameters
+    config.rope_scale *= resolved.rope_scale
+    config.max_sequence_length = (
+        # Dynamic scaling starts from this length, so it must be the trained one.
+        resolved.train_length
+        if resolved.method == "dynamic"
+        else max(config.max_sequence_length, resolved.max_position_embeddings)
+    )
+    return config, resolved
+
+
+def _merged_rope(rope_theta: Any, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """One description of the rotation from the top-level base and `rope_parameters`."""
+    merged = dict(parameters or {})
+    inner = merged.get("rope_theta")
+    if rope_theta is not None and inner is not None and rope_theta != inner:
+        raise ValueError(
+            f"rope_theta={rope_theta!r} and rope_parameters['rope_theta']={inner!r} disagree, and "
+            f"the official code would read the former; make them equal in config.json."
+        )
+    theta = next((value for value in (inner, rope_theta) if value is not None), _DEFAULT_ROPE_THETA)
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)):
+        raise ValueError(f"rope_theta must be a number above 1; got {theta!r}.")
+    if not (math.isfinite(theta) and theta > 1):
+        raise ValueError(f"rope_theta must be a finite number above 1; got {theta!r}.")
+    merged["rope_theta"] = float(theta)
+    merged["rope_type"] = merged.pop("type", None) or merged.get("rope_type") or "default"
+    if merged["rope_type"] not in _ROPE_TYPES:
+        raise unknown_choice("rope_parameters['rope_type']", merged["rope_type"], _ROPE_TYPES)
+    return merged

@@ -1,0 +1,265 @@
+"""From a checkpoint's name to a model: every file is checked before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from lm_eval_llada.checkpoints import resolve_checkpoint
+from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
+from lm_eval_llada.modeling.model import LLaDAForMaskedLM, check_attention
+from lm_eval_llada.rope import RopeChoice
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_CONFIG_NAME = "config.json"
+_MODEL_FILES = [_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, "*.safetensors"]
+_MAX_NAMES = 6
+_FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+
+
+def load_config(checkpoint: str | os.PathLike[str], *, revision: str | None = None) -> LLaDAConfig:
+    """Reads the configuration of a checkpoint.
+
+    Args:
+        checkpoint: a shipped model's name, a folder, or a hub id.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ValueError: if there is no such checkpoint, its config.json is missing, is not JSON, is of
+            another model type, or holds values that the model cannot run with.
+    """
+    return _read_config(_fetch(checkpoint, revision, [_CONFIG_NAME]))
+
+
+def load_model(
+    checkpoint: str | os.PathLike[str],
+    *,
+    rope: RopeChoice | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    attn_implementation: str = "sdpa",
+    device_map: str | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    tp: int | None = None,
+) -> LLaDAForMaskedLM:
+    """Reads a checkpoint into a model in evaluation mode, holding its weights in memory once.
+
+    The model is built without storage, then tensors go from the files to their device one by one.
+
+    Args:
+        checkpoint: a shipped model's name, a folder, or a hub id.
+        rope: scaling of the position embeddings; None keeps the checkpoint's own.
+        dtype: `auto` for the checkpoint's own, else one of `DTYPES` or a torch dtype.
+        device: where the whole model goes; None means the first GPU, or the CPU without one.
+        attn_implementation: one of `ATTENTION_IMPLEMENTATIONS`.
+        device_map: placement by accelerate over several devices, such as `auto`; not with `device`.
+        revision: branch, tag or commit of a hub id.
+        tp: number of ranks that share each layer, under torchrun; not with `device` or
+            `device_map`.
+
+    Raises:
+        ValueError: if an argument is wrong, a file is missing, truncated or corrupt, or the
+            checkpoint's tensors are not exactly those of its config; all are named.
+        ImportError: if flash-attn is asked for and missing.
+    """
+    check_attention(attn_implementation)
+    dtype = _checked_dtype(dtype)
+    placement = _placement(device, device_map, tp)
+    folder = _fetch(checkpoint, revision, [_CONFIG_NAME])
+    config = _read_config(folder)
+    if rope is not None:
+        config, _ = apply_rope(config, rope)
+    if tp is not None and config.n_kv_heads % tp:
+        raise ValueError(f"tp={tp} does not divide the {config.n_kv_heads} key-value heads.")
+    if attn_implementation == "flash_attention_2":
+        _check_flash_dtype(config.dtype if dtype == "auto" else dtype)
+    folder = _fetch(checkpoint, revision, _MODEL_FILES)
+    check_weights(folder, config)
+    return LLaDAForMaskedLM.from_pretrained(
+        folder, config=config, dtype=dtype, attn_implementation=attn_implementation, **placement
+    )
+
+
+def check_weights(folder: str | os.PathLike[str], config: LLaDAConfig) -> None:
+    """Compares the tensors that the files declare with those that the config asks for.
+
+    Only the headers of the files are read, so this takes milliseconds at any size.
+
+    Args:
+        folder: holds model.safetensors, or model.safetensors.index.json and its shards.
+        config: what the weights must fit.
+
+    Raises:
+        ValueError: naming the missing, surplus and misshapen tensors, or the unreadable file.
+    """
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    for file in _weight_files(Path(folder)):
+        found |= _read_header(file)
+    with torch.device("meta"):
+        model = LLaDAForMaskedLM(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "surplus": sorted(found.keys() - expected.keys()),
+        "misshapen": [
+            f"{name} {found[name][0]} instead of {shape}"
+            for name, shape in expected.items()
+            if name in found and found[name][0] != shape
+        ],
+        "not floating point": [
+            f"{name} {found[name][1]}"
+            for name in expected
+            if name in found and found[name][1] not in _FLOAT_TYPES
+        ],
+    }
+    lines = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
+    if lines:
+        raise ValueError(f"The weights in {folder} do not fit its config.json. " + ". ".join(lines))
+
+
+def _fetch(checkpoint: str | os.PathLike[str], revision: str | None, patterns: list[str]) -> Path:
+    """The folder that holds the files, downloaded if the checkpoint is a hub id."""
+    name = resolve_checkpoint(checkpoint)
+    if os.path.isdir(name):
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        at = "" if revision is None else f" at revision {revision!r}"
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"Checkpoint {name!r}{at} is no local folder and could not be fetched from the hub: "
+            f"{reason}"
+        ) from error
+
+
+def _read_config(folder: Path) -> LLaDAConfig:
+    path = folder / _CONFIG_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {_CONFIG_NAME}, so it is not a checkpoint.")
+    values = _read_json(path)
+    if values.get("model_type") != LLaDAConfig.model_type:
+        raise ValueError(
+            f"{path} says model_type={values.get('model_type')!r}; this model reads "
+            f"{LLaDAConfig.model_type!r} checkpoints only."
+        )
+    try:
+        return LLaDAConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(values).__name__}.")
+    return values
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers will read: the single file, else those of the index.
+
+    A folder that holds both, complete, is refused: one of the two is left from an earlier save, and
+    nothing says which.
+    """
+    single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        if not single.is_file():
+            raise ValueError(f"{folder} has neither {single.name} nor {index.name}.")
+        return [single]
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map.")
+    files = sorted({folder / name for name in weight_map.values()})
+    absent = [file.name for file in files if not file.is_file()]
+    if single.is_file():
+        if not absent and single not in files:
+            raise ValueError(
+                f"{folder} holds {single.name} and the shards of {index.name}; delete whichever is "
+                f"older."
+            )
+        return [single]
+    if absent:
+        raise ValueError(f"{index} names {len(absent)} missing files: {_listed(absent)}.")
+    return files
+
+
+def _read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each tensor; safetensors checks that the file is as long as it says."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is truncated or corrupt ({error}); copy or download it again."
+        ) from error
+
+
+def _checked_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise unknown_choice("dtype", name, DTYPES)
+    return name if name == "auto" else getattr(torch, name)
+
+
+def _check_flash_dtype(dtype: Any) -> None:
+    if dtype == torch.float32:
+        raise ValueError(
+            "flash_attention_2 has no float32; use dtype=bfloat16, or attn_implementation=sdpa."
+        )
+
+
+def _placement(
+    device: str | torch.device | None, device_map: str | Mapping[str, Any] | None, tp: int | None
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that say where weights go."""
+    given = {"device": device, "device_map": device_map, "tp": tp}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f"Give only one of device, device_map and tp; got {' and '.join(names)}.")
+    if tp is not None:
+        return {"distributed_config": _tensor_parallel(tp)}
+    if device_map is not None:
+        return {"device_map": device_map}
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return {"device_map": {"": torch.device(device if device is not None else default)}}
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is not a device of torch: {error}") from error
+
+
+def _tensor_parallel(tp: int) -> Any:
+    # Imported here: the first releases of transformers 5 do not have it, and only tp needs it.
+    from transformers.distributed import DistributedConfig
+
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if isinstance(tp, bool) or not isinstance(tp, int) or tp < 1:
+        raise ValueError(f"tp must be a whole number of at least 1; got {tp!r}.")
+    if tp != num_ranks:
+        raise ValueError(
+            f"tp={tp} needs as many ranks, but {num_ranks} run; start with "
+            f"torchrun --nproc_per_node={tp}."
+        )
+    return DistributedConfig(tp_size=tp, tp_plan="auto")
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

@@ -1,0 +1,328 @@
+"""`LLaDAForMaskedLM`: a bidirectional transformer whose tensors have the official names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MaskedLMOutput
+from transformers.utils import can_return_tuple, is_flash_attn_2_available
+
+from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.modeling.attention import Rows, attend, attention_mask_for, locate_rows
+from lm_eval_llada.modeling.configuration import LLaDAConfig
+from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding, rotate
+
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
+
+
+def check_attention(implementation: str) -> None:
+    """Stops if an attention implementation is unknown or not installed.
+
+    Raises:
+        ValueError: if the name is not one of `ATTENTION_IMPLEMENTATIONS`.
+        ImportError: if flash-attn, or a GPU for it, is missing.
+    """
+    if implementation not in ATTENTION_IMPLEMENTATIONS:
+        raise unknown_choice("attn_implementation", implementation, ATTENTION_IMPLEMENTATIONS)
+    if implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ImportError(
+            "attn_implementation='flash_attention_2' needs flash-attn and a CUDA device. Install "
+            'it with: pip install "lm_eval_llada[flash]", or use attn_implementation=sdpa.'
+        )
+
+
+class LLaDARMSNorm(nn.Module):
+    """x / rms(x) in float32, rounded to the dtype of x, times a weight."""
+
+    def __init__(self, config: LLaDAConfig) -> None:
+        """Weight one, and bias zero if the config has one."""
+        super().__init__()
+        self.eps = config.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(config.d_model))
+        self.bias = nn.Parameter(torch.zeros(config.d_model)) if config.norm_bias else None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normalised states, shape of `hidden_states`."""
+        # Without a weight the kernel rounds before the product, as the official code does.
+        normed = F.rms_norm(hidden_states, self.weight.shape, None, self.eps) * self.weight
+        return normed if self.bias is None else normed + self.bias
+
+
+class LLaDABlock(GradientCheckpointingLayer):
+    """Pre-norm attention and gated MLP, each added to the residual stream."""
+
+    is_causal = False
+
+    def __init__(self, config: LLaDAConfig, layer_idx: int) -> None:
+        """Layer number `layer_idx` of a model with this config."""
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        self.num_key_value_groups = config.n_heads // config.n_kv_heads
+        width, kv_width = config.d_model, config.n_kv_heads * config.head_dim
+        qkv_bias = config.include_bias or config.include_qkv_bias
+        self.attn_norm = LLaDARMSNorm(config)
+        self.q_proj = nn.Linear(width, width, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, kv_width, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, kv_width, bias=qkv_bias)
+        self.attn_out = nn.Linear(width, width, bias=config.include_bias)
+        self.ff_norm = LLaDARMSNorm(config)
+        self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=config.include_bias)
+        self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=config.include_bias)
+        self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=config.include_bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Any = None,
+        rows: Rows | None = None,
+    ) -> Tensor:
+        """The residual stream after this block.
+
+        Args:
+            hidden_states: (batch, seq, d_model).
+            cos: float32 (1 or batch, seq, head_dim / 2).
+            sin: like `cos`.
+            mask: from `attention_mask_for`, with the same `rows`.
+            rows: positions to go on with. Keys and values still come from all positions.
+
+        Returns:
+            (batch, seq, d_model), or (num_rows, d_model) with `rows`.
+        """
+        normed = self.attn_norm(hidden_states)
+        key = rotate(self._heads(self.k_proj(normed)), cos[:, :, None], sin[:, :, None])
+        value = self._heads(self.v_proj(normed))
+        if rows is not None:
+            # From here on tensors are (num_rows, ...): indexing copies them contiguously, which
+            # a linear layer in bfloat16 on CPU can need to stay off a far slower path.
+            chosen = (rows.batch, rows.position)
+            hidden_states, normed = hidden_states[chosen], normed[chosen]
+            cos, sin = (t.expand(key.shape[0], -1, -1)[chosen] for t in (cos, sin))
+        query = rotate(self._heads(self.q_proj(normed)), cos[..., None, :], sin[..., None, :])
+        attended = self.attn_out(attend(self, query, key, value, mask, rows))
+        hidden_states = hidden_states + attended
+        normed = self.ff_norm(hidden_states)
+        return hidden_states + self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed))
+
+    def _heads(self, states: Tensor) -> Tensor:
+        """Splits the last dimension into heads; under tensor parallelism, into this rank's."""
+        return states.unflatten(-1, (-1, self.head_dim))
+
+
+class LLaDABackbone(nn.Module):
+    """Holds the weights under `transformer`, as the official checkpoints name them."""
+
+    def __init__(self, config: LLaDAConfig) -> None:
+        """All modules with weights; `ff_out`, the LM head, only where it is not tied."""
+        super().__init__()
+        modules: dict[str, nn.Module] = {
+            "wte": nn.Embedding(config.embedding_size, config.d_model),
+            "blocks": nn.ModuleList(LLaDABlock(config, n) for n in range(config.n_layers)),
+            "ln_f": LLaDARMSNorm(config),
+        }
+        if not config.weight_tying:
+            modules["ff_out"] = nn.Linear(
+                config.d_model, config.embedding_size, bias=config.include_bias
+            )
+        self.transformer = nn.ModuleDict(modules)
+
+
+class LLaDAForMaskedLM(PreTrainedModel):
+    """A LLaDA masked diffusion model: logits of every position from all positions.
+
+    Differs from the official code in interface only: attention goes through transformers'
+    functions, padding and documents are masked, and logits are computed for `rows` alone.
+    """
+
+    config_class = LLaDAConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LLaDABlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # The embedding is whole on every rank, since a tied LM head needs all of it.
+    _tp_plan = {
+        "model.transformer.blocks.*.q_proj": "colwise",
+        "model.transformer.blocks.*.k_proj": "colwise",
+        "model.transformer.blocks.*.v_proj": "colwise",
+        "model.transformer.blocks.*.attn_out": "rowwise",
+        "model.transformer.blocks.*.ff_proj": "colwise",
+        "model.transformer.blocks.*.up_proj": "colwise",
+        "model.transformer.blocks.*.ff_out": "rowwise",
+        "model.transformer.ff_out": "colwise_gather_output",
+    }
+
+    def __init__(self, config: LLaDAConfig) -> None:
+        """A model with fresh weights.
+
+        Raises:
+            ImportError: if the config asks for an attention implementation that is not installed.
+        """
+        if config._attn_implementation is not None:
+            check_attention(config._attn_implementation)
+        super().__init__(config)
+        self.model = LLaDABackbone(config)
+        self.rotary = LLaDARotaryEmbedding(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding, `wte`."""
+        return self.model.transformer["wte"]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the token embedding."""
+        self.model.transformer["wte"] = value
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The LM head, or None where it is the token embedding."""
+        return None if self.config.weight_tying else self.model.transformer["ff_out"]
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the LM head."""
+        self.model.transformer["ff_out"] = new_embeddings
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Changes the number of tokens as transformers does, `embedding_size` included."""
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.embedding_size = embedding.num_embeddings
+        return embedding
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
+    ) -> None:
+        """Switches the attention function, which must be one of `ATTENTION_IMPLEMENTATIONS`."""
+        if isinstance(attn_implementation, str):
+            check_attention(attn_implementation)
+        super().set_attn_implementation(attn_implementation, allow_all_kernels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        rows: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> MaskedLMOutput:
+        """Logits of the original token at each position, or at the rows asked for.
+
+        The result of a row does not depend on which other rows are asked for. Logits at padded
+        positions mean nothing.
+
+        Args:
+            input_ids: int64 (batch, seq).
+            attention_mask: (batch, seq), 1 = real, 0 = padding on either side; None if all real.
+            position_ids: int64 (batch, seq), (1, seq) or (seq,); None means 0, 1, 2, ...
+            rows: int64 (num_rows, 2) of (batch, position), in any order; None means all positions.
+                The last layer computes everything after its keys and values for these only.
+            document_ids: int64 (batch, seq); attention stays inside equal ids of a sequence.
+            labels: int64, the shape of the logits without their last dimension; -100 is ignored.
+                The loss is the plain mean cross-entropy, without the 1/t weight of training.
+
+        Returns:
+            `logits` (batch, seq, embedding_size), or (num_rows, embedding_size) with `rows`, in
+            the model's dtype; `loss` in float32 if labels are given. With `return_dict=False`, a
+            tuple.
+
+        Raises:
+            ValueError: if shapes do not fit, or documents come with a rotation that depends on the
+                length of a sequence.
+        """
+        self._check_inputs(input_ids, attention_mask, position_ids, rows, document_ids)
+        if rows is not None and rows.shape[0] == 0:
+            logits = self.model.transformer["wte"].weight.new_zeros(0, self.config.embedding_size)
+        else:
+            logits = self._head(
+                self._encode(input_ids, attention_mask, position_ids, rows, document_ids)
+            )
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+    def _encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        rows: Tensor | None,
+        document_ids: Tensor | None,
+    ) -> Tensor:
+        """The last block's output, (batch, seq, d_model), or (num_rows, d_model) with rows."""
+        located = None if rows is None else locate_rows(rows, *input_ids.shape)
+        if attention_mask is not None:
+            attention_mask = attention_mask.bool()
+            # Without a mask attention can take its fastest kernel.
+            if not torch.compiler.is_compiling() and bool(attention_mask.all()):
+                attention_mask = None
+        if position_ids is not None:
+            position_ids = position_ids.view(-1, input_ids.shape[1])
+        hidden_states = self.model.transformer["wte"](input_ids)
+        cos, sin = self.rotary(
+            input_ids.shape[1], hidden_states.device, position_ids, attention_mask
+        )
+        implementation = self.config._attn_implementation
+        masking = (implementation, hidden_states, attention_mask, document_ids)
+        blocks = self.model.transformer["blocks"]
+        if len(blocks) > 1:
+            mask = attention_mask_for(*masking, None)
+            for block in blocks[:-1]:
+                hidden_states = block(hidden_states, cos, sin, mask)
+        if located is not None or len(blocks) == 1:
+            mask = attention_mask_for(*masking, located)
+        return blocks[-1](hidden_states, cos, sin, mask, located)
+
+    def _head(self, hidden_states: Tensor) -> Tensor:
+        transformer = self.model.transformer
+        hidden_states = transformer["ln_f"](hidden_states)
+        if self.config.weight_tying:
+            return F.linear(hidden_states, transformer["wte"].weight)
+        return transformer["ff_out"](hidden_states)
+
+    def _check_inputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        rows: Tensor | None,
+        document_ids: Tensor | None,
+    ) -> None:
+        if input_ids.dim() != 2 or input_ids.numel() == 0:
+            raise ValueError(
+                f"input_ids must be (batch, seq) and not empty; got {tuple(input_ids.shape)}."
+            )
+        batch_size, seq_length = input_ids.shape
+        for name, tensor in (("attention_mask", attention_mask), ("document_ids", document_ids)):
+            if tensor is not None and tensor.shape != input_ids.shape:
+                raise ValueError(
+                    f"{name} must have the shape of input_ids, {(batch_size, seq_length)}; "
+                    f"got {tuple(tensor.shape)}."
+                )
+        shapes = ((seq_length,), (1, seq_length), (batch_size, seq_length))
+        if position_ids is not None and tuple(position_ids.shape) not in shapes:
+            raise ValueError(
+                f"position_ids must be (batch, seq) or (seq,), here {(batch_size, seq_length)}; "
+                f"got {tuple(position_ids.shape)}."
+            )
+        if rows is not None and (rows.dim() != 2 or rows.shape[1] != 2):
+            raise ValueError(
+                f"rows must be (num_rows, 2) of (batch, position); got {tuple(rows.shape)}."
+            )
+        if document_ids is not None and self.rotary.depends_on_length:
+            raise ValueError(
+                f"document_ids cannot be combined with rope type {self.rotary.rope_type!r}, whose "
+                f"frequencies depend on the length of a sequence; use rope_method=ntk."
+            )

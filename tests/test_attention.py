@@ -1,0 +1,110 @@
+"""Every attention implementation and the compiler against sdpa, under every kind of mask."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from llada_models import assert_close, make_model, tokens
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lm_eval_llada.modeling.attention import attention_mask_for, locate_rows
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(n_kv_heads=2)
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def all_cases() -> dict[str, dict[str, Tensor]]:
+    mask = torch.ones(3, 13, dtype=torch.long)
+    mask[0, 9:], mask[1, :4] = 0, 0
+    documents = (torch.arange(13) // 5).expand(3, -1)
+    rows = torch.tensor([[2, 1], [0, 8], [1, 4], [1, 12], [2, 7], [1, 6]])
+    masks = {
+        "plain": {},
+        "padding": {"attention_mask": mask},
+        "documents": {"document_ids": documents},
+        "both": {"attention_mask": mask, "document_ids": documents},
+    }
+    return masks | {f"{name}_rows": {**case, "rows": rows} for name, case in masks.items()}
+
+
+def real_logits(model, ids: Tensor, case: dict[str, Tensor]) -> Tensor:
+    logits = model(ids, **case).logits
+    if "rows" not in case and "attention_mask" in case:
+        return logits[case["attention_mask"].bool()]
+    return logits
+
+
+@pytest.mark.parametrize("case", all_cases())
+@pytest.mark.parametrize("implementation", ["eager", "flex_attention", "flash_attention_2"])
+def test_every_attention_equals_sdpa(implementation, case, monkeypatch):
+    model, ids, inputs = make_model(n_kv_heads=2), tokens(3, 13), all_cases()[case]
+    expected = real_logits(model, ids, inputs)
+    monkeypatch.setitem(
+        ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", packed_attention
+    )
+    model.config._attn_implementation = implementation
+    # transformers compiles flex_attention; uncompiled it computes the same within a second.
+    with torch.compiler.set_stance("force_eager"):
+        assert_close(real_logits(model, ids, inputs), expected)
+
+
+def packed_attention(module, query, key, value, attention_mask, scaling, is_causal, **kwargs):
+    """What flash-attn computes from packed tokens, one group at a time."""
+    assert attention_mask is None and is_causal is False
+    key, value = (t.repeat_interleave(module.num_key_value_groups, dim=1) for t in (key, value))
+    if "cu_seq_lens_q" not in kwargs:
+        weights = (query @ key.mT * scaling).softmax(-1)
+        return (weights @ value).transpose(1, 2), None
+    ends = [kwargs[name].tolist() for name in ("cu_seq_lens_q", "cu_seq_lens_k")]
+    for end, longest in zip(ends, (kwargs["max_length_q"], kwargs["max_length_k"]), strict=True):
+        assert max(b - a for a, b in zip(end, end[1:], strict=False)) == longest
+    assert ends[0][-1] == query.shape[2] and ends[1][-1] == key.shape[2]
+    parts = []
+    for group in range(len(ends[0]) - 1):
+        q = query[:, :, ends[0][group] : ends[0][group + 1]]
+        k, v = (t[:, :, ends[1][group] : ends[1][group + 1]] for t in (key, value))
+        parts.append((q @ k.mT * scaling).softmax(-1) @ v)
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("case", ["plain", "both_rows"])
+def test_a_whole_graph_can_be_captured_and_computes_the_same(model, case):
+    # The eager backend tests capture alone; the slow test below runs the generated kernels.
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    ids, inputs = tokens(3, 13), all_cases()[case]
+    assert_close(real_logits(compiled, ids, inputs), real_logits(model, ids, inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["plain", "both_rows"])
+def test_compiled_kernels_compute_the_same(model, case):
+    torch._dynamo.reset()
+    ids, inputs = tokens(3, 13), all_cases()[case]
+    expected = real_logits(model, ids, inputs)
+    assert_close(real_logits(torch.compile(model, fullgraph=True), ids, inputs), expected)
+    flex = make_model(n_kv_heads=2)
+    flex.set_attn_implementation("flex_attention")
+    assert_close(real_logits(flex, ids, inputs), expected)
+
+
+def test_with_documents_no_query_is_left_without_keys():
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0]]).bool()
+    documents = torch.tensor([[9, 9, 0, 0, 1, 8]])
+    hidden_states = torch.zeros(1, 6, 4)
+    rows = locate_rows(torch.tensor([[0, 3], [0, 0]]), 1, 6)
+    expected = torch.eye(6, dtype=torch.bool)
+    expected[2, 3] = expected[3, 2] = True
+    every = attention_mask_for("sdpa", hidden_states, mask, documents, None)
+    assert torch.equal(every[0, 0], expected)
+    some = attention_mask_for("sdpa", hidden_states, mask, documents, rows)
+    assert torch.equal(some[0, 0], expected[[3, 0]])
