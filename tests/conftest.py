@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Set before torch, transformers or datasets are imported, and inherited by subprocesses. A test
 # that needs the hub fails at once instead of passing on machines that happen to reach it.
@@ -51,3 +53,15 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LLaDAForMaskedLM(config).save_pretrained(folder)
     toy_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make(random_checkpoint: Path) -> Callable[..., Any]:
+    """Builds the harness' model on `random_checkpoint` from further model_args."""
+    from lm_eval_llada.harness import LLaDALM
+
+    def build(**model_args: object) -> LLaDALM:
+        defaults = {"pretrained": str(random_checkpoint), "device": "cpu", "mc_num": 12}
+        return LLaDALM(**{**defaults, **model_args})
+
+    return build

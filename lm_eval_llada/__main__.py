@@ -1,0 +1,288 @@
+"""The command line: all of `lm_eval`, with our model, our tasks and their defaults filled in.
+
+lm-eval-llada --tasks niah                      tiny-llada on every length that suits it
+lm-eval-llada --tasks niah --model_args pretrained=GSAI-ML/LLaDA-8B-Base,target_length=16384
+lm-eval-llada rope --target_length 16384        λ and reach, without running anything
+lm_eval --model llada --tasks "$(lm-eval-llada tasks-path)/niah/niah_tiny.yaml"
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lm_eval._cli import HarnessCLI
+
+from .checkpoints import DEFAULT_CHECKPOINT
+from .data import niah_group, tasks_path
+from .rope import METHODS, ResolvedRope, RopeChoice, coverage, describe, resolve
+
+# What takes seconds to import (torch, transformers) is imported where it is needed: `tasks-path`
+# is part of other commands, and the libraries read the settings of `_quieten` on import.
+
+DEBUG = "LM_EVAL_LLADA_DEBUG"
+"""Environment variable; 1 shows the traceback of an error."""
+
+_OUR_MODEL = "llada"
+# The group runs up to this many times the trained context where no longer target is named: far
+# enough to see retrieval fail, near enough to be done.
+_LENGTHS_BEYOND = 4
+# Messages of the harness that every run of our tasks would cause, and that ask nothing of the user.
+_EXPECTED_MESSAGES = ("Custom kwargs can be passed to", "overrides existing task from")
+
+
+class CommandLine(HarnessCLI):
+    """The harness' command line with our own commands beside its own."""
+
+    def __init__(self) -> None:
+        """Add the commands to the parser."""
+        super().__init__()
+        self._parser.prog = "lm-eval-llada"
+        self._parser.description = (
+            "lm-evaluation-harness for LLaDA and longer contexts. Every argument of lm_eval works; "
+            f"--model {_OUR_MODEL} and pretrained={DEFAULT_CHECKPOINT} are filled in."
+        )
+        self._parser.epilog = None
+        _add_tasks_path(self._subparsers)
+        _add_rope(self._subparsers)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse arguments; without a command they are those of `run`.
+
+        Args:
+            arguments: Without the program's name.
+        """
+        known = (*self._subparsers.choices, "-h", "--help")
+        if arguments and arguments[0] not in known:
+            arguments = ["run", *arguments]
+        return self._parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run the command line of this process.
+
+    Returns:
+        0, or 1 after one sentence on stderr that says what is wrong.
+    """
+    _quieten()
+    try:
+        run(sys.argv[1:])
+    except (ValueError, ImportError, OSError, MemoryError) as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
+        sentence = " ".join(str(error).split())
+        print(f"lm-eval-llada: error: {sentence}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one command.
+
+    Args:
+        arguments: Without the program's name.
+
+    Raises:
+        ValueError: If an argument is wrong.
+        SystemExit: From the parser, for --help and for arguments it does not know.
+    """
+    from lm_eval.utils import setup_logging
+
+    setup_logging()
+    for name in ("lm_eval.api.task", "lm_eval.tasks._index"):
+        logging.getLogger(name).addFilter(_is_unexpected)
+    command_line = CommandLine()
+    namespace = command_line.parse(arguments)
+    # Lives as long as the run: the harness reads task files when it builds the tasks.
+    with tempfile.TemporaryDirectory(prefix="lm_eval_llada_") as folder:
+        if getattr(namespace, "command", None) == "run":
+            fill_in(namespace, Path(folder))
+        elif getattr(namespace, "command", None) in ("ls", "validate"):
+            namespace.include_path = _include_paths(namespace.include_path)
+        try:
+            command_line.execute(namespace)
+        finally:
+            _leave_ranks()
+
+
+def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
+    """Put our defaults where neither the command line nor a `--config` file says anything.
+
+    Args:
+        namespace: Parsed arguments of `run`; modified.
+        folder: An empty folder that outlives the run, for a task file.
+
+    Raises:
+        ValueError: If model_args are wrong or the checkpoint cannot be read.
+    """
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+    from lm_eval.utils import simple_parse_args_string
+
+    config = EvaluatorConfig.load_yaml_config(namespace.config) if namespace.config else {}
+    given = {**config, **{k: v for k, v in vars(namespace).items() if v is not None}}
+    namespace.model = given.get("model") or _OUR_MODEL
+    namespace.include_path = _include_paths(given.get("include_path"))
+    model_args = given.get("model_args") or {}
+    if isinstance(model_args, str):
+        model_args = simple_parse_args_string(model_args)
+    if namespace.model != _OUR_MODEL:
+        return
+    # Named, so that the harness calls the results folder after it.
+    namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **model_args}
+    namespace.batch_size = given.get("batch_size", "auto")
+    namespace.device = given.get("device") or "auto"
+    if gen_kwargs := given.get("gen_kwargs"):
+        # Samples of a length leave room for the output, so they have to know how long that is.
+        namespace.metadata = {"gen_kwargs": gen_kwargs, **(given.get("metadata") or {})}
+    # The harness makes the model only after its own tasks, thousands of files, have been listed.
+    rope = _checked_rope(namespace.model_args)
+    if "niah" in _task_names(given.get("tasks")):
+        namespace.include_path.insert(1, str(folder))
+        line = restrict_niah(rope, folder)
+        if os.environ.get("RANK", "0") == "0":
+            print(line, file=sys.stderr)
+
+
+def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
+    """Write the group `niah` with the lengths that suit a checkpoint.
+
+    Args:
+        rope: Trained and target context of the checkpoint.
+        folder: Where the file goes.
+
+    Returns:
+        A line that says which lengths run and how to have others.
+
+    Raises:
+        ValueError: If even the shortest length is too long.
+    """
+    beyond = _LENGTHS_BEYOND * rope.train_length
+    limit = max(rope.target_length or 0, beyond)
+    group = niah_group(limit)
+    (folder / "niah.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
+    lengths = ", ".join(name.removeprefix("niah_") for name in group["task"])
+    return (
+        f"niah runs at {lengths} tokens: up to {_LENGTHS_BEYOND} times the trained context of "
+        f"{rope.train_length}, or target_length if that is longer. Name others one by one, such as "
+        f"--tasks niah_{2 * int(group['task'][-1].removeprefix('niah_'))}."
+    )
+
+
+def _checked_rope(model_args: dict[str, Any]) -> ResolvedRope:
+    """The position embeddings of the checkpoint that model_args name, once all of it is checked."""
+    from .arguments import parse_model_args
+    from .runner import open_checkpoint
+
+    return open_checkpoint(parse_model_args(model_args)).rope
+
+
+def _include_paths(given: str | list[str] | None) -> list[str]:
+    """Our tasks, then the user's: of two tasks with one name the harness takes the later."""
+    theirs = [given] if isinstance(given, str) else list(given or [])
+    return [str(tasks_path()), *theirs]
+
+
+def _task_names(tasks: str | list[str] | None) -> list[str]:
+    listed = [tasks] if isinstance(tasks, str) else list(tasks or [])
+    return [name.strip() for entry in listed for name in str(entry).split(",")]
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    return not any(message in record.getMessage() for message in _EXPECTED_MESSAGES)
+
+
+def _add_tasks_path(subparsers: Any) -> None:
+    help_text = "Print the folder of our task files"
+    parser = subparsers.add_parser("tasks-path", help=help_text, description=help_text)
+    parser.set_defaults(func=lambda namespace: print(tasks_path()))
+
+
+def _add_rope(subparsers: Any) -> None:
+    help_text = "Print λ, critical dimension, reach and coverage of a checkpoint or of numbers"
+    parser = subparsers.add_parser("rope", help=help_text, description=help_text)
+    parser.add_argument(
+        "--pretrained", help=f"shipped model, folder or hub id (default: {DEFAULT_CHECKPOINT})"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--rope_theta", type=float, help="base, in place of a checkpoint's")
+    parser.add_argument("--head_dim", type=int, help="dimensions of a head, with --rope_theta")
+    parser.add_argument("--train_length", type=int, help="trained context in tokens")
+    parser.add_argument("--target_length", type=int, help="context to reach in tokens")
+    parser.add_argument("--rope_method", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--rope_scale", type=float, help="λ, in place of the one for the target")
+    parser.add_argument(
+        "--d_crit", type=float, help="critical dimension, in place of the formula's"
+    )
+    parser.add_argument("--round_scale", action="store_true", help="round λ up to an integer")
+    parser.set_defaults(func=_print_rope)
+
+
+def _print_rope(namespace: argparse.Namespace) -> None:
+    choice = RopeChoice(
+        method=namespace.rope_method,
+        scale=namespace.rope_scale,
+        target_length=namespace.target_length,
+        train_length=namespace.train_length,
+        d_crit=namespace.d_crit,
+        round_scale=namespace.round_scale,
+    )
+    rope_theta, head_dim, train_length = _rope_numbers(namespace)
+    resolved = resolve(choice, rope_theta=rope_theta, head_dim=head_dim, train_length=train_length)
+    for line in describe(resolved):
+        print(line)
+    seen = coverage(rope_theta, head_dim, resolved.train_length)
+    whole = sum(share == 1 for share in seen)
+    print(
+        f"coverage: {whole} of {len(seen)} rotation pairs saw a whole period in training; "
+        f"the slowest saw {seen[-1]:.2%} of its own"
+    )
+
+
+def _rope_numbers(namespace: argparse.Namespace) -> tuple[float, int, int]:
+    """Base, head size and trained context, from the arguments or from a checkpoint."""
+    names = ("rope_theta", "head_dim", "train_length")
+    numbers = [getattr(namespace, name) for name in names]
+    if namespace.rope_theta is None and namespace.head_dim is None:
+        from .modeling import load_config
+
+        name = namespace.pretrained or DEFAULT_CHECKPOINT
+        config = load_config(name, revision=namespace.revision)
+        return config.rope_theta, config.head_dim, config.train_length
+    if namespace.pretrained is not None:
+        raise ValueError(
+            f"--pretrained {namespace.pretrained} brings its own rope_theta and head_dim; drop it, "
+            "or drop --rope_theta and --head_dim."
+        )
+    missing = [f"--{name}" for name, number in zip(names, numbers, strict=True) if number is None]
+    if missing:
+        raise ValueError(
+            f"Without a checkpoint, {', '.join(f'--{name}' for name in names)} are all needed; "
+            f"missing: {', '.join(missing)}."
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _leave_ranks() -> None:
+    # Without torch there was no run to join.
+    if "torch" in sys.modules:
+        from .distributed import leave_ranks
+
+        leave_ranks()
+
+
+def _quieten() -> None:
+    """Ask the libraries for warnings only; what a user has set stays."""
+    os.environ.setdefault("LMEVAL_LOG_LEVEL", "WARNING")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

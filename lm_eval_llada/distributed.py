@@ -1,0 +1,135 @@
+"""Ranks of a run under torchrun or accelerate, on GPUs and on CPUs, and the device of each.
+
+Every rank holds a whole model and works on its own share of the requests, so ranks only exchange a
+few small objects. Those go over gloo, which needs no GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# A rank that is done waits for the slowest one, which a long run can keep busy for days.
+_TIMEOUT = timedelta(weeks=52)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        rank: Index over all nodes.
+        world_size: Number of processes over all nodes.
+        local_rank: Index on this node, which is the index of its GPU.
+        group: The gloo group of all ranks; None in a run of one process.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    group: Any = None
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, concatenated in order of rank, on the device of this one's.
+
+        Args:
+            tensor: Of the same shape on every rank; a scalar counts as one element.
+        """
+        if self.world_size == 1:
+            return tensor
+        here = tensor.detach().cpu().reshape(-1, *tensor.shape[1:])
+        parts = [torch.empty_like(here) for _ in range(self.world_size)]
+        dist.all_gather(parts, here, group=self.group)
+        return torch.cat(parts).to(tensor.device)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """The objects of all ranks in order of rank on rank `dst`, None on the others."""
+        if self.world_size == 1:
+            return [obj]
+        gathered = [None] * self.world_size if self.rank == dst else None
+        dist.gather_object(obj, gathered, dst=dst, group=self.group)
+        return gathered
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        if self.world_size > 1:
+            dist.barrier(group=self.group)
+
+
+def join_ranks() -> Ranks:
+    """Join the other processes that torchrun or accelerate has started.
+
+    Differs from the harness' own `hf` model, which takes ranks into account on more than one GPU
+    only, so that on CPUs every rank would do all of the work.
+
+    Returns:
+        The place of this process; rank 0 of 1 where no launcher has set WORLD_SIZE.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1 and not (dist.is_available() and dist.is_initialized()):
+        return Ranks()
+    if dist.is_initialized():
+        # Someone else chose the backend, such as NCCL, which only moves GPU memory.
+        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    else:
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
+        group = dist.group.WORLD
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, group)
+
+
+def leave_ranks() -> None:
+    """Close the connections to the other ranks, if there are any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(name: str, *, local_rank: int = 0, world_size: int = 1) -> torch.device:
+    """The device a rank runs on.
+
+    Args:
+        name: auto (the GPU of this rank if there is one, else the CPU), cuda (the GPU of this
+            rank), or any torch device.
+        local_rank: Index of this process on its node.
+        world_size: Number of processes of the run.
+
+    Raises:
+        ValueError: If the device is unknown or not there, or one GPU is named for several ranks.
+    """
+    if name == "auto":
+        cpu_wanted = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
+        if torch.cuda.is_available() and not cpu_wanted:
+            return torch.device("cuda", local_rank % torch.cuda.device_count())
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} is unknown; use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={name!r} is not available here; use device=cpu.")
+    if device.type != "cuda":
+        return device
+    return _checked_gpu(device, local_rank, world_size)
+
+
+def _checked_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.device:
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"device={str(device)!r} needs CUDA, which is not available; use device=cpu."
+        )
+    num_gpus = torch.cuda.device_count()
+    if device.index is None:
+        return torch.device("cuda", local_rank % num_gpus)
+    if device.index >= num_gpus:
+        raise ValueError(f"device={str(device)!r} does not exist; there are {num_gpus} GPUs here.")
+    if world_size > 1:
+        raise ValueError(
+            f"device={str(device)!r} would put all {world_size} ranks on one GPU; use device=cuda."
+        )
+    return device

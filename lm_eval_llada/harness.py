@@ -1,0 +1,357 @@
+"""`llada`, the model that lm-evaluation-harness talks to: strings to tensors and back.
+
+What the numbers are is decided elsewhere, in `sampler` and `likelihood`; this file turns requests
+into their calls and keeps the harness' promises about order, ranks, caches and truncation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from functools import cached_property
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook, TemplateLM
+from lm_eval.utils import simple_parse_args_string
+from torch import Tensor
+
+from . import __version__
+from .arguments import ModelArguments, answer_fingerprint, parse_model_args
+from .batching import Progress
+from .distributed import Ranks, choose_device, join_ranks
+from .requests import RequestSeeds, content_seed, fit_prompt, plan_generation
+from .runlog import RunLog, Sample, merge_logs
+from .runner import Generation, Runner, Target, load_runner, open_checkpoint
+
+# What the harness' command line passes as device when the user named none, on any machine.
+_UNSAID_DEVICE = "cuda:0"
+_logger = logging.getLogger("lm_eval_llada")
+
+
+class LLaDALM(TemplateLM):
+    """A LLaDA model under the harness' `LM` interface.
+
+    Arguments, config, tokenizer and the headers of the weight files are checked on construction.
+    The weights themselves are read when the first request needs them.
+    """
+
+    # Entered as `llada` by `registration`, not by the harness' decorator: that one fails where a
+    # release that reads entry points has entered the name before.
+
+    def __init__(self, **model_args: Any) -> None:
+        """Check everything that can be wrong, without loading weights.
+
+        Args:
+            **model_args: The names that `arguments.known_names()` lists; none is required.
+
+        Raises:
+            ValueError: If a name or a value is wrong, or the checkpoint is incomplete.
+            ImportError: If an attention implementation is asked for that is not installed.
+        """
+        super().__init__()
+        self.arguments: ModelArguments = parse_model_args(model_args)
+        self._checkpoint = open_checkpoint(self.arguments)
+        self._text, self.rope = self._checkpoint.text, self._checkpoint.rope
+        self.tokenizer = self._text.tokenizer
+        loading = self.arguments.loading
+        # Ranks that share each layer act as one process; transformers connects them itself.
+        self._ranks = join_ranks() if loading.tp is None else Ranks()
+        self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self._is_shown = self._rank == 0 and (loading.tp is None or local_rank == 0)
+        self._device = choose_device(
+            loading.device, local_rank=local_rank, world_size=self._world_size
+        )
+        self._log = RunLog()
+        self._logs = [self._log]
+
+    @classmethod
+    def create_from_arg_obj(  # type: ignore[override]
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> LLaDALM:
+        """Make the model from model_args and what the command line passes beside them.
+
+        The command line always passes a batch size and a device, so model_args win over both, and
+        its own default device is taken as none given.
+
+        Args:
+            arg_dict: model_args.
+            additional_config: batch_size, max_batch_size and device; None means not given.
+        """
+        beside = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        if beside.get("device") == _UNSAID_DEVICE:
+            beside["device"] = "auto"
+        return cls(**{**beside, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(  # type: ignore[override]
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> LLaDALM:
+        """As `create_from_arg_obj`, from `name=value,name=value`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The model with its weights, read on first use."""
+        return load_runner(self.arguments, self._checkpoint, self._device)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Generate a text for each request.
+
+        Args:
+            requests: With args (context, generation_kwargs); see `requests.plan_generation`.
+            disable_tqdm: Whether to hide the progress bar.
+
+        Returns:
+            Texts in the order of the requests, cut at `until` and, unless `ignore_eos` is set, at
+            the end-of-text token, without special tokens.
+
+        Raises:
+            ValueError: If generation_kwargs are wrong or a prompt is too long and may not be cut.
+        """
+        seeds = RequestSeeds(self.arguments.requests.seed)
+        items = [self._generation(i, request, seeds) for i, request in enumerate(requests)]
+        texts, runner = [""] * len(requests), self.runner
+        with self._progress("generate_until", len(items), disable_tqdm) as progress:
+            for index, tokens in runner.texts(items, progress):
+                plan = items[index].plan
+                texts[index] = self._text.text_of(
+                    tokens.tolist(), plan.until, ignore_eos=plan.ignore_eos
+                )
+                self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
+        self._count_work(progress)
+        return texts
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Score the continuation of each request.
+
+        Args:
+            requests: With args (context, continuation). An empty context is no context at all:
+                unlike a causal model, this one needs no token to start from.
+            disable_tqdm: Whether to hide the progress bar.
+
+        Returns:
+            Natural-log likelihood, summed over tokens, and whether greedy decoding gives the
+            continuation, in the order of the requests.
+
+        Raises:
+            ValueError: If a context is too long and may not be cut.
+        """
+        encoded = []
+        for request in requests:
+            context, continuation = request.args
+            prefix, target = self._encode_pair(context, continuation)
+            encoded.append(((context, continuation), self._fitted(request, prefix, target), target))
+        return self._score(encoded, [_task_and_sample(r) for r in requests], disable_tqdm)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Score the whole text of each request, window by window.
+
+        Args:
+            requests: With args (text,).
+            disable_tqdm: Whether to hide the progress bar.
+
+        Returns:
+            Natural-log likelihoods, summed over tokens, in the order of the requests. Windows have
+            `max_length` tokens, so a text is never cut.
+        """
+        prefix, run_seed = _ids(self._text.prefix()), self.arguments.requests.seed
+        items = []
+        for i, request in enumerate(requests):
+            text = request.args[0]
+            seed = content_seed(run_seed, "loglikelihood_rolling", text)
+            ids = self._text.encode(text, add_special_tokens=False)
+            items.append(Target(i, prefix, _ids(ids), seed))
+        values, runner = [0.0] * len(requests), self.runner
+        with self._progress("loglikelihood_rolling", len(items), disable_tqdm) as progress:
+            for index, estimate in runner.rolling_scores(
+                items, self.arguments.likelihood, progress, max_length=self.max_length
+            ):
+                values[index] = estimate.value
+                self._log.saw_stderr(*_task_and_sample(requests[index]), estimate.stderr)
+                args = requests[index].args
+                self.cache_hook.add_partial("loglikelihood_rolling", args, estimate.value)
+        self._count_work(progress)
+        return values
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        """As `loglikelihood`, for requests that are encoded already and never cut."""
+        return self._score(requests, [("", (i,)) for i in range(len(requests))], disable_tqdm)
+
+    def _score(
+        self,
+        encoded: list[tuple[tuple[str, str], list[int], list[int]]],
+        samples: list[tuple[str, Sample]],
+        disable_tqdm: bool,
+    ) -> list[tuple[float, bool]]:
+        options = self.arguments.requests
+        items = [
+            Target(i, _ids(a), _ids(b), content_seed(options.seed, "loglikelihood", *strings))
+            for i, (strings, a, b) in enumerate(encoded)
+        ]
+        results, runner = [(0.0, False)] * len(items), self.runner
+        with self._progress("loglikelihood", len(items), disable_tqdm) as progress:
+            for index, (estimate, is_greedy) in runner.scores(
+                items,
+                self.arguments.likelihood,
+                progress,
+                check_greedy=options.is_check_greedy,
+            ):
+                results[index] = (estimate.value, is_greedy)
+                self._log.saw_stderr(*samples[index], estimate.stderr)
+                self.cache_hook.add_partial("loglikelihood", encoded[index][0], results[index])
+        self._count_work(progress)
+        return results
+
+    def _generation(self, index: int, request: Instance, seeds: RequestSeeds) -> Generation:
+        context, gen_kwargs = request.args
+        task, sample = _task_and_sample(request)
+        plan = plan_generation(gen_kwargs, self.arguments.sampling)
+        self._log.saw_plan(task, plan)
+        prompt = self._fitted(request, self.tok_encode(context), [0] * plan.options.gen_length)
+        seed = seeds.next((task, *sample), "generate_until", context)
+        return Generation(index, _ids(prompt), plan, seed)
+
+    def _fitted(self, request: Instance, prompt: list[int], reserved: list[int]) -> list[int]:
+        """The prompt beside the tokens it is for, cut if it has to be, and counted."""
+        options = self.arguments.requests
+        task, sample = _task_and_sample(request)
+        what = f"{task} sample {request.doc_id}"
+        kept = fit_prompt(prompt, len(reserved), options.max_length, options.truncation, what)
+        self._log.saw_prompt(task, sample, len(prompt) - len(kept))
+        return kept
+
+    def _progress(self, kind: str, total: int, disable_tqdm: bool) -> Progress:
+        return Progress(total, f"llada {kind}", shown=self._is_shown and not disable_tqdm)
+
+    def _count_work(self, progress: Progress) -> None:
+        self._log.num_passes = self.runner.stats.num_passes
+        self._log.num_tokens = self.runner.stats.num_tokens
+        self._log.seconds += progress.seconds
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids of a text; see `Tokenization.encode`."""
+        return self._text.encode(string, add_special_tokens)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if context:
+            return super()._encode_pair(context, continuation)
+        return self._text.prefix(), self._text.encode(continuation, add_special_tokens=False)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as a prompt; see `Tokenization.chat_prompt`."""
+        return self._text.chat_prompt(chat_history, add_generation_prompt)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What the harness tells cached prompts apart by."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    @property
+    def eot_token_id(self) -> int | None:  # type: ignore[override]
+        """The token that ends a text."""
+        return self._text.eos_token_id
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence: `max_length`, else the target or trained context.
+
+        Windows of rolling likelihoods are this long. Other requests are cut only to a `max_length`
+        that was given, since running past the trained context is what this package is for.
+        """
+        given = self.arguments.requests.max_length
+        return given or max(self.rope.train_length, self.rope.target_length or 0)
+
+    @property
+    def max_gen_toks(self) -> int:
+        """Tokens to generate where a task does not say."""
+        return self.arguments.sampling.gen_length
+
+    @property
+    def batch_size(self) -> int | str:
+        """As in model_args."""
+        return self.arguments.requests.batch_size
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """The largest batch size used for each kind of request, which the harness prints."""
+        return self.runner.batch_sizes if "runner" in self.__dict__ else {}
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, concatenated."""
+        return self._ranks.all_gather(tensor)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """The objects of all ranks on rank `dst`, None elsewhere.
+
+        The harness gathers its metrics this way at the end of a run. The logs travel along, since
+        it asks for `get_model_info` on rank 0 only, too late to gather anything.
+        """
+        gathered = self._ranks.gather_object((obj, self._log), dst)
+        if gathered is None:
+            return None
+        self._logs = [log for _, log in gathered]
+        return [other for other, _ in gathered]
+
+    def barrier(self) -> None:
+        """Wait for the other ranks."""
+        self._ranks.barrier()
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Take the harness' cache of answers (`--use_cache`), and make its keys say whose they are.
+
+        The harness' own keys hold the request only, so one cache file under two values of
+        rope_scale would answer the second run with the results of the first.
+        """
+        super().set_cache_hook(cache_hook)
+        if cache_hook.dbdict is not None:
+            owner = answer_fingerprint(self.arguments, self._checkpoint.location) + ":"
+            cache_hook.dbdict.encode_key = lambda key: owner + key
+            cache_hook.dbdict.decode_key = lambda key: key.removeprefix(owner)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness writes into the results' `config`, asked for once at the end.
+
+        Also says on stderr which tasks were truncated.
+        """
+        log, requests = merge_logs(self._logs), self.arguments.requests
+        for line in log.truncation_lines(requests.truncation, requests.max_length):
+            _logger.warning(line)
+        info: dict[str, Any] = {"model_revision": self.arguments.loading.revision}
+        if "runner" in self.__dict__:
+            model = self.runner.model
+            info["model_num_parameters"] = model.num_parameters()
+            info["model_dtype"] = str(model.dtype)
+        info["rope"] = dataclasses.asdict(self.rope)
+        info["llada"] = {
+            "version": __version__,
+            "arguments": dataclasses.asdict(self.arguments),
+            "max_length": self.max_length,
+            "num_ranks": self._world_size,
+            **log.summary(),
+        }
+        return info
+
+
+def _ids(tokens: list[int]) -> Tensor:
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+def _task_and_sample(request: Instance) -> tuple[str, Sample]:
+    return request.task_name or "", (request.doc_id, request.idx)

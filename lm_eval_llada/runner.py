@@ -1,0 +1,365 @@
+"""A checkpoint, checked and then loaded, at work on many requests: results come batch by batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .arguments import ModelArguments
+from .batching import Batcher, Progress, longest_first, sequence_bytes
+from .checkpoints import resolve_checkpoint
+from .diffusion import DenoiserStats
+from .likelihood import (
+    Estimate,
+    LikelihoodOptions,
+    greedy_matches,
+    log_likelihoods,
+    rolling_log_likelihoods,
+    rolling_windows,
+)
+from .modeling import (
+    LLaDAConfig,
+    LLaDAForMaskedLM,
+    apply_rope,
+    load_config,
+    load_model,
+    make_denoiser,
+)
+from .modeling.loading import check_weights
+from .requests import GenerationPlan
+from .rope import ResolvedRope
+from .sampler import SamplingOptions, generate
+from .tokenization import Tokenization
+
+# Targets are scored in groups of about this many forward passes: enough that few passes are partly
+# filled, few enough that results reach the cache as they come.
+_PASSES_AT_ONCE = 8
+
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint under the arguments of a run: all that is known before its weights are read.
+
+    Attributes:
+        location: Folder or hub id.
+        config: Of the model, with its position embeddings scaled.
+        rope: How they are scaled.
+        text: Its tokenizer.
+    """
+
+    location: str
+    config: LLaDAConfig
+    rope: ResolvedRope
+    text: Tokenization
+
+
+def open_checkpoint(arguments: ModelArguments) -> Checkpoint:
+    """Check a checkpoint without reading weights, though the headers of local weight files are.
+
+    Args:
+        arguments: Name the checkpoint, its tokenizer and its scaling.
+
+    Raises:
+        ValueError: If the checkpoint is not there or incomplete, or does not fit the arguments or
+            its tokenizer.
+    """
+    loading = arguments.loading
+    config = load_config(loading.pretrained, revision=loading.revision)
+    config, rope = apply_rope(config, arguments.rope)
+    location = resolve_checkpoint(loading.pretrained)
+    if Path(location).is_dir():
+        check_weights(location, config)
+    text = Tokenization(
+        loading.tokenizer or loading.pretrained,
+        config,
+        revision=None if loading.tokenizer else loading.revision,
+        add_bos_token=arguments.requests.add_bos_token,
+    )
+    return Checkpoint(location, config, rope, text)
+
+
+def load_runner(arguments: ModelArguments, checkpoint: Checkpoint, device: torch.device) -> Runner:
+    """Read the weights.
+
+    Args:
+        arguments: Those the checkpoint was opened with.
+        checkpoint: From `open_checkpoint`.
+        device: Where the model goes, unless it is spread over several.
+    """
+    loading, requests = arguments.loading, arguments.requests
+    is_whole = loading.device_map is None and loading.tp is None
+    model = load_model(
+        loading.pretrained,
+        rope=arguments.rope,
+        dtype=loading.dtype,
+        device=device if is_whole else None,
+        attn_implementation=loading.attn_implementation,
+        device_map=loading.device_map,
+        revision=loading.revision,
+        tp=loading.tp,
+    )
+    return Runner(
+        model,
+        checkpoint.config,
+        mask_token_id=checkpoint.text.mask_token_id,
+        eos_token_id=checkpoint.text.eos_token_id,
+        pad_token_id=checkpoint.text.tokenizer.pad_token_id,
+        batch_size=requests.fixed_batch_size,
+        max_batch_size=requests.max_batch_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """A text to generate.
+
+    Attributes:
+        index: Place among the requests.
+        prompt: Token ids, int64 (length,).
+        plan: How to generate.
+        seed: Of its random numbers.
+    """
+
+    index: int
+    prompt: Tensor
+    plan: GenerationPlan
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Tokens to score.
+
+    Attributes:
+        index: Place among the requests.
+        prefix: What comes before, int64 (length,).
+        target: Token ids, int64 (length,).
+        seed: Of its masks.
+    """
+
+    index: int
+    prefix: Tensor
+    target: Tensor
+    seed: int
+
+
+Item = TypeVar("Item", Generation, Target)
+
+
+@dataclasses.dataclass
+class Runner:
+    """Calls of `sampler` and `likelihood` for one model.
+
+    Attributes:
+        model: Loaded, on its device.
+        config: Of the model.
+        mask_token_id: Stands for an unknown token.
+        eos_token_id: Ends a text; None where the model has none.
+        pad_token_id: Fills up shorter sequences.
+        batch_size: Sequences in a pass, None for as many as fit.
+        max_batch_size: The most that may be chosen then.
+        stats: Work done so far.
+        batch_sizes: The largest batch of each kind of request.
+    """
+
+    model: LLaDAForMaskedLM
+    config: LLaDAConfig
+    mask_token_id: int
+    eos_token_id: int | None
+    pad_token_id: int | None
+    batch_size: int | None = None
+    max_batch_size: int | None = None
+    stats: DenoiserStats = dataclasses.field(default_factory=DenoiserStats)
+    batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make the denoiser and the batcher."""
+        self._denoise = make_denoiser(self.model)
+        self._batcher = Batcher(
+            self.batch_size,
+            self.max_batch_size,
+            self.model.device,
+            sequence_bytes(self.config, self.model.dtype.itemsize),
+        )
+
+    def texts(
+        self, items: Sequence[Generation], progress: Progress
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Generate; yields the index of each request with its tokens, int64 (gen_length,).
+
+        Args:
+            items: In any order and under any mix of options.
+            progress: Told of every pass and every finished request.
+
+        Raises:
+            MemoryError: If not even one sequence fits.
+        """
+        groups: dict[SamplingOptions, list[Generation]] = {}
+        for item in items:
+            groups.setdefault(item.plan.options, []).append(item)
+        for options, group in groups.items():
+            yield from self._texts(options, group, progress)
+
+    def _texts(
+        self, options: SamplingOptions, items: Sequence[Generation], progress: Progress
+    ) -> Iterator[tuple[int, Tensor]]:
+        copies = 2 if options.cfg_scale else 1
+        num_rows = min(options.block_length or options.gen_length, options.gen_length)
+
+        def measure(item: Generation) -> tuple[int, int]:
+            return copies * (len(item.prompt) + options.gen_length), copies * num_rows
+
+        def run(batch: Sequence[Generation], size: int) -> list[Tensor]:
+            return generate(
+                self._denoise,
+                [item.prompt for item in batch],
+                options,
+                seeds=[item.seed for item in batch],
+                eos_token_id=self.eos_token_id,
+                **self._common,
+            )
+
+        ordered = longest_first(items, lambda item: len(item.prompt))
+        results = self._batcher.process(ordered, measure, run, lambda item, size: size)
+        yield from self._counted("generate_until", results, progress)
+
+    def scores(
+        self,
+        items: Sequence[Target],
+        options: LikelihoodOptions,
+        progress: Progress,
+        *,
+        check_greedy: bool,
+    ) -> Iterator[tuple[int, tuple[Estimate, bool]]]:
+        """Score targets; yields the index of each with its log-likelihood and the greedy check.
+
+        Args:
+            items: In any order.
+            options: How to estimate; its batch size is not used.
+            progress: Told of every pass and every finished request.
+            check_greedy: Whether to find out if greedy decoding gives the target; else False is
+                reported.
+
+        Raises:
+            MemoryError: If not even one sequence fits.
+        """
+        copies = 2 if options.cfg_scale else 1
+
+        def measure(item: Target) -> tuple[int, int]:
+            return copies * (len(item.prefix) + len(item.target)), copies * len(item.target)
+
+        def run(batch: Sequence[Target], size: int) -> list[tuple[Estimate, bool]]:
+            sized = dataclasses.replace(options, batch_size=size)
+            return self._score(batch, sized, check_greedy)
+
+        def at_once(item: Target, size: int) -> int:
+            return _targets_at_once(size, _num_masks(len(item.target), options))
+
+        ordered = longest_first(items, lambda item: len(item.prefix) + len(item.target))
+        results = self._batcher.process(ordered, measure, run, at_once)
+        yield from self._counted("loglikelihood", results, progress)
+
+    def _score(
+        self, batch: Sequence[Target], options: LikelihoodOptions, check_greedy: bool
+    ) -> list[tuple[Estimate, bool]]:
+        pairs = [(item.prefix, item.target) for item in batch]
+        seeds = [item.seed for item in batch]
+        estimates = log_likelihoods(self._denoise, pairs, options, seeds=seeds, **self._common)
+        if not check_greedy:
+            return [(estimate, False) for estimate in estimates]
+        matches = greedy_matches(
+            self._denoise,
+            pairs,
+            batch_size=options.batch_size,
+            cfg_scale=options.cfg_scale,
+            **self._common,
+        )
+        return list(zip(estimates, matches, strict=True))
+
+    def rolling_scores(
+        self,
+        items: Sequence[Target],
+        options: LikelihoodOptions,
+        progress: Progress,
+        *,
+        max_length: int,
+    ) -> Iterator[tuple[int, Estimate]]:
+        """Score whole texts window by window; yields the index of each with its log-likelihood.
+
+        Args:
+            items: In any order; all have the same prefix, which every text starts from.
+            options: How to estimate; its batch size is not used.
+            progress: Told of every pass and every finished request.
+            max_length: Tokens of a window.
+
+        Raises:
+            MemoryError: If not even one window fits.
+        """
+        copies = 2 if options.cfg_scale else 1
+
+        def measure(item: Target) -> tuple[int, int]:
+            longest = copies * min(len(item.prefix) + len(item.target), max_length)
+            return longest, longest
+
+        def run(batch: Sequence[Target], size: int) -> list[Estimate]:
+            sized = dataclasses.replace(options, batch_size=size)
+            return self._roll(batch, sized, max_length)
+
+        def at_once(item: Target, size: int) -> int:
+            num_given = len(item.prefix)
+            windows = rolling_windows(num_given + len(item.target), max_length, num_given=num_given)
+            masks = sum(_num_masks(end - begin, options) for _, begin, end in windows)
+            return _targets_at_once(size, masks)
+
+        ordered = longest_first(items, lambda item: len(item.target))
+        results = self._batcher.process(ordered, measure, run, at_once)
+        yield from self._counted("loglikelihood_rolling", results, progress)
+
+    def _roll(
+        self, batch: Sequence[Target], options: LikelihoodOptions, max_length: int
+    ) -> list[Estimate]:
+        return rolling_log_likelihoods(
+            self._denoise,
+            [item.target for item in batch],
+            options,
+            max_length=max_length,
+            prefix=batch[0].prefix,
+            seeds=[item.seed for item in batch],
+            **self._common,
+        )
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        """What every call of `sampler` and `likelihood` takes."""
+        return {
+            "mask_token_id": self.mask_token_id,
+            "pad_token_id": self.pad_token_id,
+            "device": self.model.device,
+            "stats": self.stats,
+        }
+
+    def _counted(
+        self, kind: str, results: Iterator[tuple[Item, Result]], progress: Progress
+    ) -> Iterator[tuple[int, Result]]:
+        """Pass results on under the index of their request, keeping the books."""
+        self.stats.on_forward = progress.read
+        for item, result in results:
+            self.batch_sizes[kind] = max(self.batch_sizes.get(kind, 0), self._batcher.last_size)
+            yield item.index, result
+            progress.done()
+
+
+def _num_masks(target_length: int, options: LikelihoodOptions) -> int:
+    """Forward passes that a target needs at most."""
+    return 2**target_length - 1 if options.enumerates(target_length) else options.mc_num
+
+
+def _targets_at_once(batch_size: int, num_masks: int) -> int:
+    return max(1, _PASSES_AT_ONCE * batch_size // max(num_masks, 1))

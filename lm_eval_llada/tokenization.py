@@ -1,0 +1,162 @@
+"""The tokenizer of a checkpoint: text to ids and back, chat prompts, and where a text ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
+from transformers import PreTrainedTokenizerBase
+
+from .data.counting import load_tokenizer
+from .modeling import LLaDAConfig
+
+# The end of a turn in LLaDA's chat format; the model's own `eos_token_id` is the end of a text.
+_END_OF_TURN = "<|eot_id|>"
+
+
+class Tokenization:
+    """Text to token ids and back, for one checkpoint."""
+
+    def __init__(
+        self,
+        name: str,
+        config: LLaDAConfig,
+        *,
+        revision: str | None = None,
+        add_bos_token: bool | None = None,
+    ) -> None:
+        """Load and check the tokenizer.
+
+        Args:
+            name: Shipped model, folder or hub id.
+            config: Of the model that is to read the ids.
+            revision: Branch, tag or commit on the hub.
+            add_bos_token: Whether prompts start with BOS; None leaves it to the tokenizer.
+
+        Raises:
+            ValueError: If there is no tokenizer there, or it does not fit the model.
+        """
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(None, name, revision)
+        self.mask_token_id = checked_mask_token(self.tokenizer, config, name)
+        configure_pad_token(self.tokenizer, config)
+        if add_bos_token and self.tokenizer.bos_token_id is None:
+            raise ValueError(f"add_bos_token=true, but the tokenizer of {name!r} has no BOS token.")
+        self._add_bos_token = add_bos_token
+        self.eos_token_id = _first(config.eos_token_id, self.tokenizer.eos_token_id)
+        self.end_token_ids = self._end_token_ids(config)
+
+    def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: Any text. Names of special tokens in it become those tokens.
+            add_special_tokens: Whether to start with BOS or what else the tokenizer adds. None
+                means as `add_bos_token` says, and never a second BOS where the text has one, as
+                chat prompts do.
+        """
+        if add_special_tokens is None:
+            bos = self.tokenizer.bos_token
+            has_bos = bos is not None and text.startswith(bos)
+            add_special_tokens = False if has_bos else self._add_bos_token
+        if add_special_tokens and self._add_bos_token:
+            # A tokenizer that adds no BOS of its own would ignore add_special_tokens=True.
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            return [self.tokenizer.bos_token_id, *ids]
+        keyword = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return self.tokenizer.encode(text, **keyword)
+
+    def prefix(self) -> list[int]:
+        """What a text with nothing before it starts from: BOS if `add_bos_token` says so."""
+        return [self.tokenizer.bos_token_id] if self._add_bos_token else []
+
+    def text_of(self, ids: Sequence[int], until: Sequence[str], *, ignore_eos: bool) -> str:
+        """The text of generated tokens, up to where it ends, without special tokens.
+
+        Args:
+            ids: Generated tokens.
+            until: The text ends before the first of these; a special token may be among them.
+            ignore_eos: Whether to read on after an end-of-text token.
+        """
+        ends = set() if ignore_eos else set(self.end_token_ids)
+        # Decoding drops special tokens, so those have to be looked for before.
+        specials = dict(
+            zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
+        )
+        ends.update(specials[stop] for stop in until if stop in specials)
+        num_kept = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+        text = self.tokenizer.decode(
+            list(ids[:num_kept]), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return postprocess_generated_text(text, list(until), None)
+
+    def chat_prompt(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        """A conversation as the model was trained to see it.
+
+        Args:
+            messages: Roles and contents.
+            add_generation_prompt: Whether to open the assistant's turn. False continues the last
+                message instead of closing it: the harness puts a task's `gen_prefix` there.
+
+        Raises:
+            ValueError: If the tokenizer has no chat template, or it refuses the conversation.
+        """
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"The tokenizer {self.tokenizer.name_or_path!r} has no chat template; run without "
+                "--apply_chat_template, as is right for a base model."
+            )
+        try:
+            prompt = self.tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        except jinja2.exceptions.TemplateError as error:
+            # Differs from the harness' `hf` model, which drops the system message and goes on.
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"The chat template refuses messages with the roles {roles}: {error}"
+            ) from error
+        return str(prompt)
+
+    def _end_token_ids(self, config: LLaDAConfig) -> tuple[int, ...]:
+        of_config = config.eos_token_id
+        ends: list[Any] = list(of_config) if isinstance(of_config, list) else [of_config]
+        ends += [self.tokenizer.eos_token_id, self.tokenizer.get_added_vocab().get(_END_OF_TURN)]
+        return tuple(dict.fromkeys(end for end in ends if end is not None))
+
+
+def checked_mask_token(tokenizer: PreTrainedTokenizerBase, config: LLaDAConfig, name: str) -> int:
+    """The id of the mask token, once model and tokenizer agree on it.
+
+    Raises:
+        ValueError: If the config names no mask token, or the tokenizer uses its id for ordinary
+            text or not at all.
+    """
+    mask_token_id = config.mask_token_id
+    if mask_token_id is None:
+        raise ValueError("The config of the model has no mask_token_id; add it to config.json.")
+    special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    if mask_token_id in special:
+        return mask_token_id
+    found = "has no such token"
+    if mask_token_id < len(tokenizer):
+        token = tokenizer.convert_ids_to_tokens(mask_token_id)
+        found = f"has the ordinary token {token!r} there"
+    raise ValueError(
+        f"The model's mask token is id {mask_token_id}, but the tokenizer {name!r} {found}; "
+        "name the tokenizer the model was trained with by tokenizer=."
+    )
+
+
+def _first(*candidates: Any) -> int | None:
+    """The first id that is given, the first of a list where a config names several."""
+    for candidate in candidates:
+        if isinstance(candidate, list) and candidate:
+            return int(candidate[0])
+        if candidate is not None and not isinstance(candidate, list):
+            return int(candidate)
+    return None
