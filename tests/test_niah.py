@@ -140,7 +140,7 @@ def test_samples_do_not_depend_on_global_random_state_or_order():
 def test_samples_of_a_seed_stay_what_they_are():
     # Published numbers name the seed only, so a change of what it draws must be seen.
     (sample,) = build_niah(toy_tokenizer(), length=300, gen_length=8, repeats=1, depths=[0])
-    assert sample["reference"] == "The locker code for bronze-donkey is 58289."
+    assert sample["reference"] == "The locker code for drowsy-peach is 58289."
     assert "A farmer drove his cart slowly across the field." in sample["prompt"]
 
 
