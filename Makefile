@@ -1,0 +1,64 @@
+# `make demo` and `make test` each set up $(VENV) and run; a stamp file keeps them from installing
+# twice. `make help` lists the rest.
+#
+# Any variable can be set on the command line:
+#   PYTHON        interpreter of the environment; the pinned versions were tested on 3.11
+#   TORCH         what to install as torch. Plain PyPI serves the CUDA build on Linux. For the
+#                 smaller CPU build, let PIP_EXTRA_INDEX_URL point at the CPU package index that
+#                 PyTorch's install page names, and set TORCH=torch==2.13.0+cpu
+#   CONSTRAINTS   /dev/null takes the newest versions instead of the tested ones (Python 3.10 has to)
+#   WORKERS       number of test processes
+#   DEMO_ARGS     arguments for the demo; see $(VENV)/bin/python -m lm_eval_llada.demo --help
+
+PYTHON ?= $(shell for p in python3.11 python3; do \
+    if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; \
+    then echo $$p; break; fi; done)
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= auto
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+
+.PHONY: help demo test test-slow test-gpu lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo       tiny-llada with and without NTK: two tables and one picture (minutes, CPU)'
+	@echo 'make test       all tests but the slow ones'
+	@echo 'make test-slow  the slow tests'
+	@echo 'make test-gpu   the tests that need a CUDA device'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make clean      remove $(VENV) and what tools leave behind'
+
+demo: $(VENV)/.installed-plot
+	$(BIN)/python -m lm_eval_llada.demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find lm_eval_llada tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra. Torch goes first and alone, so that TORCH decides its build.
+$(VENV)/.installed-%: pyproject.toml $(filter-out /dev/null,$(CONSTRAINTS))
+	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with venv found; set PYTHON=.' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing torch and lm_eval_llada[$*] into $(VENV); the first time takes a minute or two.'
+	@$(PIP) '$(TORCH)'
+	@$(PIP) -e '.[$*]'
+	@touch $@
