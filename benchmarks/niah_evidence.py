@@ -1,0 +1,184 @@
+"""Measures retrieval of a checkpoint by context length, depth and RoPE method, with intervals.
+
+    python benchmarks/niah_evidence.py --pretrained tiny-llada --label seed0
+
+Each cell is a context length, a RoPE setting and a number of distractors: needles of other keys
+that differ from the one asked for in nothing else. A cell has `--samples` samples at each of eleven
+depths. A sample is right if the number asked for is in the output. Nothing but the
+keyword counts, and the intervals are Wilson's at 95 %.
+
+Cells are appended to `<output>/<label>.jsonl` as they end; those already there are not run again,
+so an interrupted run goes on where it was. `--table` prints the table of all files and what the
+thresholds say. Time is that of the forward passes: `steps` of them for each sample, each over the
+whole sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lm_eval_llada.checkpoints import resolve_checkpoint
+from lm_eval_llada.data.counting import load_tokenizer
+from lm_eval_llada.data.niah import build_niah
+from lm_eval_llada.metrics import niah_exact, wilson_interval
+from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
+from lm_eval_llada.rope import RopeChoice
+from lm_eval_llada.sampler import SamplingOptions, generate
+
+DEPTHS = tuple(range(0, 101, 10))
+TOKENS_PER_BATCH = 8192
+"""Sequences of one forward pass, in tokens: what keeps two cores and their caches busy."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table.
+
+    Attributes:
+        length: prompt and output, in the model's tokens.
+        method: a `rope_method`.
+        target: its target length; the trained context for `none`.
+        distractors: needles of other keys.
+        samples: at each depth.
+        steps: forward passes of a sample.
+        gen_length: tokens of the output.
+    """
+
+    length: int
+    method: str
+    target: int
+    distractors: int
+    samples: int
+    steps: int
+    gen_length: int
+
+
+def plan(names: Iterable[str], samples: int, steps: int, gen_length: int) -> list[Cell]:
+    """Cells from names such as `1024:ntk:1024:0` (length, method, target, distractors)."""
+    cells = []
+    for name in names:
+        length, method, target, distractors = name.split(":")
+        cells.append(
+            Cell(int(length), method, int(target), int(distractors), samples, steps, gen_length)
+        )
+    return cells
+
+
+def run_cell(model: LLaDAForMaskedLM, tokenizer: Any, cell: Cell) -> dict[str, Any]:
+    """Right answers by depth, as counts."""
+    samples = build_niah(
+        tokenizer,
+        length=cell.length,
+        gen_length=cell.gen_length,
+        depths=DEPTHS,
+        repeats=cell.samples,
+        num_distractors=cell.distractors,
+    )
+    options = SamplingOptions(steps=cell.steps, gen_length=cell.gen_length)
+    denoise = make_denoiser(model)
+    right = dict.fromkeys(DEPTHS, 0)
+    batch_size = max(1, TOKENS_PER_BATCH // cell.length)
+    start = time.perf_counter()
+    for first in range(0, len(samples), batch_size):
+        batch = samples[first : first + batch_size]
+        prompts = [torch.tensor(tokenizer(s["prompt"])["input_ids"]) for s in batch]
+        outputs = generate(
+            denoise,
+            prompts,
+            options,
+            mask_token_id=model.config.mask_token_id,
+            eos_token_id=model.config.eos_token_id,
+        )
+        for sample, output in zip(batch, outputs, strict=True):
+            text = tokenizer.decode(output, skip_special_tokens=True)
+            right[int(sample["depth"])] += int(niah_exact(text, sample["answer"]) == 100)
+    return {
+        **asdict(cell),
+        "right": {str(depth): count for depth, count in right.items()},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Runs the cells that are not there yet."""
+    torch.set_num_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / f"{arguments.label}.jsonl"
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    finished = {(d["length"], d["method"], d["target"], d["distractors"]) for d in done}
+    folder = resolve_checkpoint(arguments.pretrained)
+    tokenizer = load_tokenizer(folder)
+    for cell in plan(arguments.cells, arguments.samples, arguments.steps, arguments.gen_length):
+        if (cell.length, cell.method, cell.target, cell.distractors) in finished:
+            continue
+        choice = RopeChoice(
+            method=cell.method, target_length=None if cell.method == "none" else cell.target
+        )
+        model = load_model(folder, rope=choice, dtype=arguments.dtype)
+        result = run_cell(model, tokenizer, cell) | {"dtype": arguments.dtype}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+        print(describe(result), flush=True)
+
+
+def pooled(result: dict[str, Any], depths: Sequence[int] = DEPTHS) -> tuple[int, int]:
+    """Right answers and samples over some depths."""
+    return sum(result["right"][str(d)] for d in depths), result["samples"] * len(depths)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """One line: setting, share by depth, pooled share with its interval."""
+    right, total = pooled(result)
+    low, high = wilson_interval(right, total)
+    shares = " ".join(f"{result['right'][str(d)] / result['samples']:4.2f}" for d in DEPTHS)
+    setting = f"{result['length']:5d} {result['method']:>12s} {result['target']:5d}"
+    return (
+        f"{setting} +{result['distractors']}  n={result['samples']:3d}  {shares}  "
+        f"pooled {right / total:.3f} [{low:.3f}, {high:.3f}]"
+    )
+
+
+def table(folder: Path) -> str:
+    """All files of a folder, cell by cell."""
+    lines = []
+    for path in sorted(folder.glob("*.jsonl")):
+        lines.append(
+            f"{path.stem}: length, method, target, distractors; share right at depth 0-100 %"
+        )
+        results = [json.loads(line) for line in path.read_text().splitlines()]
+        order = sorted(
+            results, key=lambda r: (r["distractors"], r["length"], r["method"], r["target"])
+        )
+        lines += [describe(result) for result in order]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pretrained", default="tiny-llada")
+    parser.add_argument("--label", default="tiny-llada")
+    parser.add_argument("--cells", nargs="+", default=["256:none:512:0", "512:none:512:0"])
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--gen-length", type=int, default=8)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/niah"))
+    parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        measure(arguments)
+    print(table(arguments.output))
+
+
+if __name__ == "__main__":
+    main()

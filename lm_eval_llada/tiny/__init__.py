@@ -1,0 +1,1 @@
+"""The shipped models, one folder each, and the recipe that trained them."""

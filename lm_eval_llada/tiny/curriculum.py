@@ -1,0 +1,106 @@
+"""What is trained when: stages that end when answers come out right, then a fixed tail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lm_eval_llada.tiny.corpus import MASK_ID
+from lm_eval_llada.tiny.samples import Sample, SampleMaker
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the curriculum.
+
+    Attributes:
+        length: longest samples, in tokens.
+        max_needles: most needles in a sample; 0 for copies only.
+        copy_share: share of batches made of copies.
+        text_share: share of the other batches made of plain text.
+        accuracy: running share of right tokens, of the decisive ones, that begins the next stage.
+    """
+
+    length: int
+    max_needles: int
+    copy_share: float
+    text_share: float
+    accuracy: float
+
+
+# Looking up by several neighbours comes first: a model that met single needles before it
+# learnt to copy whatever number is in sight, and took far longer to tell keys apart.
+STAGES = (
+    Stage(32, 0, 1.0, 0.0, 0.6),
+    Stage(64, 0, 1.0, 0.0, 0.8),
+    Stage(96, 4, 0.4, 0.1, 0.8),
+    Stage(128, 6, 0.2, 0.15, 0.85),
+    Stage(192, 8, 0.1, 0.15, 0.83),
+    Stage(256, 8, 0.05, 0.2, 0.83),
+    Stage(384, 8, 0.05, 0.2, 0.83),
+    Stage(512, 8, 0.05, 0.2, 0.83),
+)
+FINAL_STAGE = Stage(512, 8, 0.02, 0.5, 1.0)
+"""The tail: as much plain text as questions."""
+
+LENGTHS = (64, 128, 192, 256, 384, 512)
+SHORTER_SHARE = 0.4
+"""Share of batches whose samples are shorter than the stage's, so that no length is forgotten."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch on the CPU.
+
+    Attributes:
+        input_ids: int64 (batch, length), masked.
+        rows: int64 (num_masked, 2) of (batch, position).
+        targets: int64 (num_masked,).
+        weights: float32 (num_masked,), summing to one over each sequence.
+        is_decisive: bool (num_masked,), of the sample, and with a visible token to the left.
+        kind: what the samples are.
+    """
+
+    input_ids: Tensor
+    rows: Tensor
+    targets: Tensor
+    weights: Tensor
+    is_decisive: Tensor
+    kind: str
+
+
+def draw_batch(maker: SampleMaker, stage: Stage, tokens_per_batch: int) -> Batch:
+    """A batch of one kind and one length, of about `tokens_per_batch` tokens."""
+    rng = maker.rng
+    length = stage.length
+    shorter = [n for n in LENGTHS if 64 <= n < length]
+    if shorter and rng.random() < SHORTER_SHARE:
+        length = rng.choice(shorter)
+    count = max(2, tokens_per_batch // length)
+    if rng.random() < stage.copy_share:
+        samples = [maker.copy(min(length, 64)) for _ in range(tokens_per_batch // min(length, 64))]
+    elif rng.random() < stage.text_share:
+        samples = [maker.plain_text(length) for _ in range(count)]
+    else:
+        samples = [maker.needles(length, stage.max_needles) for _ in range(count)]
+    return collate(samples)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stacks samples of one length and hides their masked tokens."""
+    x0 = torch.from_numpy(np.stack([sample.input_ids for sample in samples]))
+    is_masked = torch.from_numpy(np.stack([sample.is_masked for sample in samples]))
+    is_decisive = torch.from_numpy(np.stack([sample.is_decisive for sample in samples]))
+    rows = is_masked.nonzero()
+    weights = (is_masked / is_masked.sum(dim=1, keepdim=True))[is_masked].float()
+    return Batch(
+        input_ids=x0.masked_fill(is_masked, MASK_ID),
+        rows=rows,
+        targets=x0[is_masked],
+        weights=weights,
+        is_decisive=(is_decisive & ~is_masked.roll(1, dims=1))[is_masked],
+        kind=samples[0].kind,
+    )

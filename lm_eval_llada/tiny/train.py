@@ -1,0 +1,302 @@
+"""Trains a tiny LLaDA on CPU: `python -m lm_eval_llada.tiny.train --output my-tiny --seed 0`.
+
+A run goes through the curriculum, then trains for a fixed number of steps at a constant learning
+rate and lets it fall to zero. It saves its whole state every few minutes: the same command
+goes on after a kill, with the numbers it would have had without it. No position of 512 or more and
+no RoPE scale is ever seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
+from lm_eval_llada.tiny.corpus import BOS_ID, EOS_ID, MASK_ID, Corpus, read_corpus, train_tokenizer
+from lm_eval_llada.tiny.curriculum import FINAL_STAGE, STAGES, Batch, Stage, draw_batch
+from lm_eval_llada.tiny.export import save_checkpoint
+from lm_eval_llada.tiny.initialization import initialize
+from lm_eval_llada.tiny.samples import SampleMaker
+
+TRAIN_LENGTH = 512
+"""Trained context in tokens."""
+
+ROPE_THETA = 1e4
+"""With 512 tokens and heads of 64 the critical dimension is 32, half of head_dim as in LLaDA."""
+
+AVERAGING = 0.97
+"""Decay per batch of the running accuracies and losses."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What identifies a run; a resumed run must have the same.
+
+    Attributes:
+        seed: of weights, samples and masks.
+        width: hidden size; heads have 64 dimensions.
+        layers: number of blocks.
+        mlp_width: hidden size of the gated MLP.
+        tokens_per_batch: about this many tokens a step.
+        learning_rate: peak, for both optimizers.
+        weight_decay: of the matrices inside blocks.
+        warmup_steps: linear rise at the start.
+        constant_steps: steps after the curriculum, at the peak learning rate.
+        decay_steps: steps after those, in which it falls linearly to zero.
+        min_stage_steps: shortest stay in a stage.
+    """
+
+    seed: int = 0
+    width: int = 256
+    layers: int = 4
+    mlp_width: int = 512
+    tokens_per_batch: int = 2048
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    warmup_steps: int = 50
+    constant_steps: int = 1500
+    decay_steps: int = 2000
+    min_stage_steps: int = 60
+
+    def model_config(self) -> LLaDAConfig:
+        """Config of the model to train."""
+        return LLaDAConfig(
+            d_model=self.width,
+            n_layers=self.layers,
+            n_heads=self.width // 64,
+            n_kv_heads=self.width // 64,
+            mlp_hidden_size=self.mlp_width,
+            vocab_size=1024,
+            embedding_size=1024,
+            max_sequence_length=TRAIN_LENGTH,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+            weight_tying=True,
+            mask_token_id=MASK_ID,
+            eos_token_id=EOS_ID,
+            pad_token_id=EOS_ID,
+            bos_token_id=BOS_ID,
+        )
+
+
+class Trainer:
+    """One run: model, optimizers, sample stream, and the place in the curriculum."""
+
+    def __init__(self, options: TrainingOptions, corpus: Corpus) -> None:
+        """A fresh run."""
+        self.options = options
+        self.corpus = corpus
+        self.tokenizer = train_tokenizer(corpus)
+        self.maker = SampleMaker(corpus, self.tokenizer, options.seed)
+        self.model = LLaDAForMaskedLM(options.model_config())
+        initialize(self.model, options.seed)
+        self.optimizers = self._make_optimizers()
+        self.step = 0
+        self.stage = 0
+        self.stage_start = 0
+        self.num_tokens = 0
+        self.seconds = 0.0
+        self.averages: dict[str, float] = {}
+        self.log: list[dict[str, Any]] = []
+
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        # Muon needs about half the steps of AdamW for retrieval to form, here as elsewhere; it is
+        # meant for the matrices inside blocks only.
+        blocks = self.model.model.transformer["blocks"]
+        matrices = [p for p in blocks.parameters() if p.dim() == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self.model.parameters() if id(p) not in chosen]
+        rate = self.options.learning_rate
+        return [
+            torch.optim.Muon(
+                matrices,
+                lr=rate,
+                weight_decay=self.options.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+
+    @property
+    def in_tail(self) -> bool:
+        """Whether the curriculum is over."""
+        return self.stage == len(STAGES)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        tail = self.options.constant_steps + self.options.decay_steps
+        return self.in_tail and self.step - self.stage_start >= tail
+
+    def current_stage(self) -> Stage:
+        """The stage batches are drawn for."""
+        return FINAL_STAGE if self.in_tail else STAGES[self.stage]
+
+    def learning_rate(self) -> float:
+        """Of the next step: warm-up, constant, linear decay to zero."""
+        options = self.options
+        rate = options.learning_rate * min(1.0, (self.step + 1) / options.warmup_steps)
+        if self.in_tail:
+            left = options.constant_steps + options.decay_steps - (self.step - self.stage_start)
+            rate *= min(1.0, left / max(1, options.decay_steps))
+        return rate
+
+    def train_step(self) -> None:
+        """One batch: loss, update, running averages, and perhaps the next stage."""
+        start = time.perf_counter()
+        batch = draw_batch(self.maker, self.current_stage(), self.options.tokens_per_batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.model(batch.input_ids, rows=batch.rows).logits
+        losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
+        (losses * batch.weights).sum().div(batch.input_ids.shape[0]).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        rate = self.learning_rate()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.num_tokens += batch.input_ids.numel()
+        self._average(batch, losses.detach(), logits.detach())
+        self._maybe_advance()
+        self.seconds += time.perf_counter() - start
+
+    def _average(self, batch: Batch, losses: Tensor, logits: Tensor) -> None:
+        right = (logits.argmax(dim=-1) == batch.targets)[batch.is_decisive].float()
+        means = {"loss": losses.mean().item()}
+        if len(right):
+            means["accuracy"] = right.mean().item()
+        for name, value in means.items():
+            key = f"{batch.kind}_{name}"
+            old = self.averages.get(key, value)
+            self.averages[key] = AVERAGING * old + (1 - AVERAGING) * value
+
+    def _maybe_advance(self) -> None:
+        if self.in_tail or self.step - self.stage_start < self.options.min_stage_steps:
+            return
+        stage = STAGES[self.stage]
+        kind = "needle" if stage.max_needles else "copy"
+        if self.averages.get(f"{kind}_accuracy", 0.0) >= stage.accuracy:
+            self.stage += 1
+            self.stage_start = self.step
+            self.averages.pop("needle_accuracy", None)
+
+    def report(self) -> dict[str, Any]:
+        """One line of the log."""
+        line = {
+            "step": self.step,
+            "stage": self.stage,
+            "length": self.current_stage().length,
+            "minutes": round(self.seconds / 60, 2),
+            "tokens_per_second": round(self.num_tokens / max(self.seconds, 1e-9)),
+            **{key: round(value, 4) for key, value in sorted(self.averages.items())},
+        }
+        self.log.append(line)
+        return line
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the rest of the run depends on."""
+        return {
+            "options": asdict(self.options),
+            "corpus_sha256": self.corpus.sha256,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rng": self.maker.rng.getstate(),
+            "array_rng": self.maker.array_rng.bit_generator.state,
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where a saved run stopped.
+
+        Raises:
+            ValueError: if the saved run had other options or another corpus.
+        """
+        ours = {"options": asdict(self.options), "corpus_sha256": self.corpus.sha256}
+        for name, value in ours.items():
+            if state[name] != value:
+                raise ValueError(
+                    f"The saved run has {name}={state[name]}, this one {value}; give the same "
+                    f"arguments, or another --output."
+                )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.maker.rng.setstate(state["rng"])
+        self.maker.array_rng.bit_generator.state = state["array_rng"]
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+
+_PROGRESS = ("step", "stage", "stage_start", "num_tokens", "seconds", "averages", "log")
+
+
+def run(trainer: Trainer, output: Path, save_minutes: float = 3.0, log_every: int = 50) -> None:
+    """Trains to the end, saving the state on the way and the checkpoint at the end."""
+    output.mkdir(parents=True, exist_ok=True)
+    state_path = output / "state.pt"
+    if state_path.exists():
+        trainer.load_state_dict(torch.load(state_path, weights_only=False))
+        print(f"resumed at step {trainer.step}", flush=True)
+    saved = time.monotonic()
+    while not trainer.finished:
+        stage = trainer.stage
+        trainer.train_step()
+        if trainer.step % log_every == 0 or trainer.stage != stage:
+            print(json.dumps(trainer.report()), flush=True)
+        if time.monotonic() - saved > save_minutes * 60:
+            _save_state(trainer, state_path)
+            saved = time.monotonic()
+    _save_state(trainer, state_path)
+    save_checkpoint(trainer.model, trainer.tokenizer, output, _training_record(trainer))
+    print(f"wrote {output}", flush=True)
+
+
+def _save_state(trainer: Trainer, path: Path) -> None:
+    """Writes beside and renames, so that a kill leaves the old state or the new one."""
+    partial = path.with_suffix(".partial")
+    torch.save(trainer.state_dict(), partial)
+    os.replace(partial, path)
+
+
+def _training_record(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "options": asdict(trainer.options),
+        "python_version": trainer.corpus.python_version,
+        "corpus_sha256": trainer.corpus.sha256,
+        "torch_version": torch.__version__,
+        "machine": platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "steps": trainer.step,
+        "tokens": trainer.num_tokens,
+        "minutes": round(trainer.seconds / 60, 1),
+        "stages": [asdict(stage) for stage in (*STAGES, FINAL_STAGE)],
+        "log": trainer.log,
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for state and weights")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    for name, default in asdict(TrainingOptions()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    arguments = vars(parser.parse_args())
+    output, threads = arguments.pop("output"), arguments.pop("threads")
+    torch.set_num_threads(threads)
+    run(Trainer(TrainingOptions(**arguments), read_corpus()), output)
+
+
+if __name__ == "__main__":
+    main()
