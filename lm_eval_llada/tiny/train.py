@@ -47,13 +47,15 @@ class TrainingOptions:
         width: hidden size; heads have 64 dimensions.
         layers: number of blocks.
         mlp_width: hidden size of the gated MLP.
-        tokens_per_batch: about this many tokens a step.
+        tokens_per_batch: about this many tokens a step of the curriculum.
+        tail_tokens_per_batch: the same after it, where contexts are longest and samples fewest.
         learning_rate: peak, for both optimizers.
         weight_decay: of the matrices inside blocks.
         warmup_steps: linear rise at the start.
         constant_steps: steps after the curriculum, at the peak learning rate.
         decay_steps: steps after those, in which it falls linearly to zero.
         min_stage_steps: shortest stay in a stage.
+        max_stage_steps: longest, so that an unlucky seed goes on as well.
     """
 
     seed: int = 0
@@ -61,12 +63,14 @@ class TrainingOptions:
     layers: int = 4
     mlp_width: int = 512
     tokens_per_batch: int = 2048
+    tail_tokens_per_batch: int = 4096
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warmup_steps: int = 50
-    constant_steps: int = 1500
-    decay_steps: int = 2000
+    constant_steps: int = 4000
+    decay_steps: int = 3000
     min_stage_steps: int = 60
+    max_stage_steps: int = 2000
 
     def model_config(self) -> LLaDAConfig:
         """Config of the model to train."""
@@ -105,7 +109,7 @@ class Trainer:
         self.stage_start = 0
         self.num_tokens = 0
         self.seconds = 0.0
-        self.averages: dict[str, float] = {}
+        self.averages: dict[str, tuple[float, float]] = {}
         self.log: list[dict[str, Any]] = []
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -153,7 +157,9 @@ class Trainer:
     def train_step(self) -> None:
         """One batch: loss, update, running averages, and perhaps the next stage."""
         start = time.perf_counter()
-        batch = draw_batch(self.maker, self.current_stage(), self.options.tokens_per_batch)
+        options = self.options
+        size = options.tail_tokens_per_batch if self.in_tail else options.tokens_per_batch
+        batch = draw_batch(self.maker, self.current_stage(), size)
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(batch.input_ids, rows=batch.rows).logits
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
@@ -177,16 +183,22 @@ class Trainer:
         if len(right):
             means["accuracy"] = right.mean().item()
         for name, value in means.items():
-            key = f"{batch.kind}_{name}"
-            old = self.averages.get(key, value)
-            self.averages[key] = AVERAGING * old + (1 - AVERAGING) * value
+            total, weight = self.averages.get(f"{batch.kind}_{name}", (0.0, 0.0))
+            total, weight = AVERAGING * total + value, AVERAGING * weight + 1
+            self.averages[f"{batch.kind}_{name}"] = (total, weight)
+
+    def average(self, key: str) -> float:
+        """A running average by its name, such as `needle_accuracy`; 0 before the first value."""
+        total, weight = self.averages.get(key, (0.0, 0.0))
+        return total / weight if weight else 0.0
 
     def _maybe_advance(self) -> None:
-        if self.in_tail or self.step - self.stage_start < self.options.min_stage_steps:
+        spent = self.step - self.stage_start
+        if self.in_tail or spent < self.options.min_stage_steps:
             return
         stage = STAGES[self.stage]
-        kind = "needle" if stage.max_needles else "copy"
-        if self.averages.get(f"{kind}_accuracy", 0.0) >= stage.accuracy:
+        reached = self.average("needle_accuracy" if stage.max_needles else "copy_accuracy")
+        if reached >= stage.accuracy or spent >= self.options.max_stage_steps:
             self.stage += 1
             self.stage_start = self.step
             self.averages.pop("needle_accuracy", None)
@@ -199,7 +211,7 @@ class Trainer:
             "length": self.current_stage().length,
             "minutes": round(self.seconds / 60, 2),
             "tokens_per_second": round(self.num_tokens / max(self.seconds, 1e-9)),
-            **{key: round(value, 4) for key, value in sorted(self.averages.items())},
+            **{key: round(self.average(key), 4) for key in sorted(self.averages)},
         }
         self.log.append(line)
         return line
