@@ -1,4 +1,4 @@
-"""Scores of retrieval tasks, and the intervals around their means."""
+"""Scores of NIAH, and the intervals around means."""
 
 from __future__ import annotations
 
