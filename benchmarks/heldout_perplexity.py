@@ -25,8 +25,8 @@ from lm_eval_llada.data.documents import heldout_text
 from lm_eval_llada.likelihood import LikelihoodOptions, log_likelihoods
 from lm_eval_llada.modeling import load_model, make_denoiser
 from lm_eval_llada.tiny.corpus import read_corpus
+from lm_eval_llada.tiny.samples import CHUNK_LENGTH
 
-CHUNK_LENGTH = 64
 LENGTHS = (128, 256, 384, 512)
 
 

@@ -8,8 +8,8 @@ depths. A sample is right if the number asked for is in the output. Nothing but 
 keyword counts, and the intervals are Wilson's at 95 %.
 
 Cells are appended to `<output>/<label>.jsonl` as they end; those already there are not run again,
-so an interrupted run goes on where it was. `--table` prints the table of all files and what the
-thresholds say. Time is that of the forward passes: `steps` of them for each sample, each over the
+so an interrupted run goes on where it was. `--table` prints the table of all files.
+Time is that of the forward passes: `steps` of them for each sample, each over the
 whole sequence.
 """
 

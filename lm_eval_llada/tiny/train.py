@@ -113,8 +113,7 @@ class Trainer:
         self.log: list[dict[str, Any]] = []
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        # Muon needs about half the steps of AdamW for retrieval to form, here as elsewhere; it is
-        # meant for the matrices inside blocks only.
+        # Muon is meant for the matrices inside blocks only.
         blocks = self.model.model.transformer["blocks"]
         matrices = [p for p in blocks.parameters() if p.dim() == 2]
         chosen = {id(p) for p in matrices}
