@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lm_eval_llada.data.sources import Source, find_file, read_json_lines
 from lm_eval_llada.errors import unknown_choice
 
 HAYSTACKS: tuple[str, ...] = ("noise", "needlebench", "essays")
@@ -128,49 +128,11 @@ def read_needlebench(
         ValueError: If a line is not a JSON object.
         FileNotFoundError: If the file is neither there nor to be had from the hub.
     """
-    path = _local_file(name, data_dir) if data_dir is not None else _hub_file(name, revision)
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}.")
-            rows.append(row)
-    return rows
-
-
-def _local_file(name: str, data_dir: str | Path) -> Path:
-    folder = Path(data_dir).expanduser()
-    for path in (folder / "needlebench" / name, folder / name):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"data_dir={str(data_dir)!r} holds neither needlebench/{name} nor {name}. {_two_ways(name)}"
-    )
-
-
-def _hub_file(name: str, revision: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    source = Source("needlebench", name, HUB_REPOSITORY, revision)
     try:
-        path = hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", revision=revision)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name} could not be read from the hub ({type(error).__name__}). {_two_ways(name)}"
-        ) from error
-    return Path(path)
-
-
-def _two_ways(name: str) -> str:
-    return (
-        f"Either let the machine reach the hub, where {HUB_REPOSITORY} holds the file, or download "
-        f"it there and pass data_dir=<folder> with <folder>/needlebench/{name}. The haystack "
-        "'noise' needs no files."
-    )
+        return read_json_lines(find_file(source, data_dir))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} The haystack 'noise' needs no files.") from error
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,114 @@
+"""Files of the real corpora: from a local folder, as downloaded, or from the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file of a corpus comes from.
+
+    Attributes:
+        folder: Folder inside ``data_dir`` that holds the corpus, such as ``longbench``.
+        name: The file's official name.
+        repository: Data set on the hub that holds the file.
+        revision: Revision of that repository.
+        hub_name: Path of the file in the repository; None means ``name``.
+    """
+
+    folder: str
+    name: str
+    repository: str
+    revision: str
+    hub_name: str | None = None
+
+    def two_ways(self) -> str:
+        """Say how to have the file: from the hub, or by ``data_dir``."""
+        return (
+            f"Either let the machine reach the hub, where {self.repository} holds the file, or "
+            f"download it there and pass data_dir=<folder> with <folder>/{self.folder}/{self.name}."
+        )
+
+
+def find_file(
+    source: Source,
+    data_dir: str | Path | None,
+    is_of_form: Callable[[Path], bool] | None = None,
+) -> Path:
+    """Return the path of a corpus' file, fetched from the hub where there is no local folder.
+
+    Args:
+        source: What is wanted.
+        data_dir: Folder that holds ``<source.folder>/<source.name>`` or ``<source.name>`` itself;
+            None reads the hub.
+        is_of_form: Tells whether another ``*.json`` or ``*.jsonl`` of the local folder holds the
+            same kind of data; the first by name is taken where the official file is missing.
+            None accepts the official name only.
+
+    Raises:
+        FileNotFoundError: If the file is neither there nor to be had from the hub.
+    """
+    if data_dir is None:
+        return _from_hub(source)
+    folder = Path(data_dir).expanduser()
+    places = (folder / source.folder, folder)
+    for place in places:
+        if (place / source.name).is_file():
+            return place / source.name
+    if is_of_form is not None:
+        for path in (path for place in places for path in _json_files(place)):
+            if is_of_form(path):
+                return path
+    raise FileNotFoundError(
+        f"data_dir={str(data_dir)!r} holds neither {source.folder}/{source.name} nor "
+        f"{source.name}. {source.two_ways()}"
+    )
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file with one JSON object a line; empty lines are passed over.
+
+    Raises:
+        ValueError: If a line is not a JSON object; the message names file and line.
+    """
+    rows = []
+    # Not splitlines(), which also breaks at separators that may stand inside a JSON string.
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}.")
+            rows.append(row)
+    return rows
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.glob("*.json*")):
+        if path.suffix in (".json", ".jsonl") and path.is_file():
+            yield path
+
+
+def _from_hub(source: Source) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name = source.hub_name or source.name
+    try:
+        path = hf_hub_download(
+            source.repository, name, repo_type="dataset", revision=source.revision
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{name} could not be read from the hub ({type(error).__name__}). {source.two_ways()}"
+        ) from error
+    return Path(path)
