@@ -1,4 +1,4 @@
-"""Writes a trained model as a checkpoint folder that any LLaDA loader opens."""
+"""Writes a trained model as a checkpoint folder in the official layout of its kind."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
-
-from lm_eval_llada.modeling import LLaDAForMaskedLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # The turns of a conversation, each between a header and an end-of-turn token, as LLaDA marks them.
 CHAT_TEMPLATE = (
@@ -25,7 +23,7 @@ CHAT_TEMPLATE = (
 
 
 def save_checkpoint(
-    model: LLaDAForMaskedLM, tokenizer: Tokenizer, folder: Path, record: dict[str, Any]
+    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, record: dict[str, Any]
 ) -> None:
     """Saves bfloat16 weights, config, tokenizer and the training record into `folder`."""
     half = copy.deepcopy(model).bfloat16()

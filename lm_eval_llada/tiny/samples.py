@@ -130,8 +130,18 @@ class SampleMaker:
     states is enough to go on after an interruption.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, seed: int) -> None:
-        """Tokenises the corpus once."""
+    def __init__(
+        self, corpus: Corpus, tokenizer: Tokenizer, seed: int, *, is_causal: bool = False
+    ) -> None:
+        """Tokenises the corpus once.
+
+        Args:
+            corpus: text and words to draw from.
+            tokenizer: of the model.
+            seed: of all samples.
+            is_causal: whether what is masked must be told by what stands before it.
+        """
+        self.is_causal = is_causal
         self.tokenizer = tokenizer
         self.words = corpus.words
         self.vocab_size = tokenizer.get_vocab_size()
@@ -158,7 +168,7 @@ class SampleMaker:
         first = int(rng.integers(0, length - 2 * segment + 1))
         second = int(rng.integers(first + segment, length - segment + 1))
         ids[second : second + segment] = ids[first : first + segment]
-        start = first if rng.random() < 0.5 else second
+        start = first if rng.random() < 0.5 and not self.is_causal else second
         is_masked = np.zeros(length, dtype=bool)
         is_masked[start : start + segment] = rng.random(segment) < rng.uniform(0.1, most_masked)
         is_masked[start + int(rng.integers(segment))] = True

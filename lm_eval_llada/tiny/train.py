@@ -1,5 +1,8 @@
 """Trains a tiny LLaDA on CPU: `python -m lm_eval_llada.tiny.train --output my-tiny --seed 0`.
 
+With `--objective causal` it trains the LLaMA that differs from it in nothing but the direction of
+attention and the loss that goes with it.
+
 A run goes through the curriculum, then trains for a fixed number of steps at a constant learning
 rate and lets it fall to zero. It saves its whole state every few minutes: the same command
 goes on after a kill, with the numbers it would have had without it. No position of 512 or more and
@@ -21,11 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
+from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.modeling import LLaDAConfig
 from lm_eval_llada.tiny.corpus import BOS_ID, EOS_ID, MASK_ID, Corpus, read_corpus, train_tokenizer
 from lm_eval_llada.tiny.curriculum import FINAL_STAGE, STAGES, Batch, Stage, draw_batch
 from lm_eval_llada.tiny.export import save_checkpoint
-from lm_eval_llada.tiny.initialization import initialize
+from lm_eval_llada.tiny.objectives import block_matrices, build_model, predict
 from lm_eval_llada.tiny.samples import SampleMaker
 
 TRAIN_LENGTH = 512
@@ -33,6 +37,8 @@ TRAIN_LENGTH = 512
 
 ROPE_THETA = 1e4
 """With 512 tokens and heads of 64 the critical dimension is 32, half of head_dim as in LLaDA."""
+
+OBJECTIVES = ("masked", "causal")
 
 AVERAGING = 0.97
 """Decay per batch of the running accuracies and losses."""
@@ -43,6 +49,7 @@ class TrainingOptions:
     """What identifies a run; a resumed run must have the same.
 
     Attributes:
+        objective: `masked` as LLaDA is trained, or `causal` as LLaMA is.
         seed: of weights, samples and masks.
         width: hidden size; heads have 64 dimensions.
         layers: number of blocks.
@@ -58,6 +65,7 @@ class TrainingOptions:
         max_stage_steps: longest, so that an unlucky seed goes on as well.
     """
 
+    objective: str = "masked"
     seed: int = 0
     width: int = 256
     layers: int = 4
@@ -67,13 +75,27 @@ class TrainingOptions:
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warmup_steps: int = 50
-    constant_steps: int = 4000
-    decay_steps: int = 3000
+    constant_steps: int = 1000
+    decay_steps: int = 2000
     min_stage_steps: int = 60
     max_stage_steps: int = 2000
 
+    def __post_init__(self) -> None:
+        """Refuse an unknown objective.
+
+        Raises:
+            ValueError: if it is none of `OBJECTIVES`.
+        """
+        if self.objective not in OBJECTIVES:
+            raise unknown_choice("objective", self.objective, OBJECTIVES)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether tokens see only those before them."""
+        return self.objective == "causal"
+
     def model_config(self) -> LLaDAConfig:
-        """Config of the model to train."""
+        """Config of the model to train, in LLaDA's terms."""
         return LLaDAConfig(
             d_model=self.width,
             n_layers=self.layers,
@@ -100,9 +122,8 @@ class Trainer:
         self.options = options
         self.corpus = corpus
         self.tokenizer = train_tokenizer(corpus)
-        self.maker = SampleMaker(corpus, self.tokenizer, options.seed)
-        self.model = LLaDAForMaskedLM(options.model_config())
-        initialize(self.model, options.seed)
+        self.maker = SampleMaker(corpus, self.tokenizer, options.seed, is_causal=options.is_causal)
+        self.model = build_model(options.model_config(), options.seed, is_causal=options.is_causal)
         self.optimizers = self._make_optimizers()
         self.step = 0
         self.stage = 0
@@ -114,8 +135,7 @@ class Trainer:
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         # Muon is meant for the matrices inside blocks only.
-        blocks = self.model.model.transformer["blocks"]
-        matrices = [p for p in blocks.parameters() if p.dim() == 2]
+        matrices = block_matrices(self.model)
         chosen = {id(p) for p in matrices}
         others = [p for p in self.model.parameters() if id(p) not in chosen]
         rate = self.options.learning_rate
@@ -160,7 +180,7 @@ class Trainer:
         size = options.tail_tokens_per_batch if self.in_tail else options.tokens_per_batch
         batch = draw_batch(self.maker, self.current_stage(), size)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(batch.input_ids, rows=batch.rows).logits
+            logits = predict(self.model, batch)
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
         (losses * batch.weights).sum().div(batch.input_ids.shape[0]).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
