@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from . import __version__
+from .cache_keys import fingerprint
 from .checkpoints import DEFAULT_CHECKPOINT
 from .errors import nearest, unknown_choice
 from .likelihood import LikelihoodOptions
@@ -191,10 +189,23 @@ _NAMES = _name_table()
 SAMPLING_NAMES = tuple(item.name for item in dataclasses.fields(SamplingOptions))
 """Names that gen_kwargs and a task's generation_kwargs may override."""
 
+_SHARED_PARTS = ("rope", "tasks")
+_SHARED_REQUESTS = ("max_length", "truncation")
+
 
 def known_names() -> tuple[str, ...]:
     """Every name that `--model_args` takes, in the order of the parts that use them."""
     return (*_NAMES, *(f"rope_{key}" for key in _ROPE_EXTRA))
+
+
+def shared_names() -> tuple[str, ...]:
+    """The names that mean the same to every model of ours, causal ones included."""
+    shared = [
+        name
+        for name, targets in _NAMES.items()
+        if name in _SHARED_REQUESTS or {part for part, _, _ in targets} & {*_SHARED_PARTS}
+    ]
+    return (*shared, *(f"rope_{key}" for key in _ROPE_EXTRA))
 
 
 def parse_model_args(model_args: Mapping[str, Any]) -> ModelArguments:
@@ -243,11 +254,7 @@ def answer_fingerprint(arguments: ModelArguments, checkpoint: str) -> str:
     for part, names in _WITHOUT_EFFECT.items():
         for name in names:
             values[part].pop(name)
-    folder = Path(checkpoint)
-    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))]
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    text = json.dumps([__version__, checkpoint, values, states], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint(values, checkpoint)
 
 
 def unknown_name(where: str, name: str, known: tuple[str, ...]) -> ValueError:

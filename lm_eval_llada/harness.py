@@ -21,6 +21,7 @@ from torch import Tensor
 from . import __version__
 from .arguments import ModelArguments, answer_fingerprint, parse_model_args
 from .batching import Progress
+from .cache_keys import own_keys
 from .distributed import Ranks, choose_device, join_ranks
 from .requests import RequestSeeds, content_seed, fit_prompt, plan_generation
 from .runlog import RunLog, Sample, merge_logs
@@ -314,16 +315,9 @@ class LLaDALM(TemplateLM):
         self._ranks.barrier()
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take the harness' cache of answers (`--use_cache`), and make its keys say whose they are.
-
-        The harness' own keys hold the request only, so one cache file under two values of
-        rope_scale would answer the second run with the results of the first.
-        """
+        """Take the harness' cache of answers, under keys that say whose they are."""
         super().set_cache_hook(cache_hook)
-        if cache_hook.dbdict is not None:
-            owner = answer_fingerprint(self.arguments, self._checkpoint.location) + ":"
-            cache_hook.dbdict.encode_key = lambda key: owner + key
-            cache_hook.dbdict.decode_key = lambda key: key.removeprefix(owner)
+        own_keys(cache_hook, answer_fingerprint(self.arguments, self._checkpoint.location))
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into the results' `config`, asked for once at the end.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-MODELS = {"llada": "lm_eval_llada.harness:LLaDALM"}
+MODELS = {
+    "llada": "lm_eval_llada.harness:LLaDALM",
+    "hf_rope": "lm_eval_llada.hf_rope:RopeLM",
+}
 """Name of each model in the harness, and where its class is."""
 
 

@@ -80,6 +80,27 @@ def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) ->
     return GenerationPlan(options, tuple(filter(None, until)), ignore_eos)
 
 
+def causal_generation(gen_kwargs: Mapping[str, Any], default_length: int) -> dict[str, Any]:
+    """A request's generation_kwargs as the harness' causal model takes them.
+
+    Tasks are written for masked diffusion: what only its decoding has (steps, blocks, remasking)
+    says nothing to a causal model and is left out, and `gen_length` goes by its name there. A
+    causal text always ends at the end-of-text token, so `ignore_eos` is left out as well.
+
+    Args:
+        gen_kwargs: From the task and `--gen_kwargs`; not modified.
+        default_length: Tokens to generate where they say nothing.
+
+    Returns:
+        What is left, with `max_gen_toks`.
+    """
+    lengths = ("gen_length", *_LENGTH_ALIASES)
+    given = next((gen_kwargs[name] for name in lengths if name in gen_kwargs), default_length)
+    dropped = {*SAMPLING_NAMES, *lengths, "ignore_eos"} - {"temperature"}
+    kept = {name: value for name, value in gen_kwargs.items() if name not in dropped}
+    return {**kept, "max_gen_toks": convert("gen_length", given, int)}
+
+
 def _check_neutral(gen_kwargs: Mapping[str, Any], options: SamplingOptions) -> None:
     for name, neutral in _NEUTRAL.items():
         value = gen_kwargs.get(name)

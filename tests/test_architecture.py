@@ -28,8 +28,8 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "metrics": ({"metrics"}, {"errors"}),
     "harness": (
         {
-            *("harness", "arguments", "batching", "distributed"),
-            *("requests", "runlog", "runner", "tokenization"),
+            *("harness", "hf_rope", "arguments", "batching", "cache_keys", "distributed"),
+            *("longbench_task", "requests", "runlog", "runner", "tokenization"),
         },
         None,
     ),
