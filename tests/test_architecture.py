@@ -23,13 +23,13 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "diffusion": ({"diffusion"}, {"errors"}),
     "modeling": ({"modeling"}, {"errors", "rope", "checkpoints"}),
     "sampler": ({"sampler"}, {"errors", "diffusion"}),
-    "likelihood": ({"likelihood", "mask_plans"}, {"errors", "diffusion"}),
+    "likelihood": ({"likelihood", "mask_plans", "duel"}, {"errors", "diffusion"}),
     "data": ({"data"}, {"errors", "checkpoints"}),
     "metrics": ({"metrics"}, {"errors"}),
     "harness": (
         {
             *("harness", "hf_rope", "arguments", "batching", "cache_keys", "distributed"),
-            *("longbench_task", "requests", "runlog", "runner", "tokenization"),
+            *("longbench_task", "protocols", "requests", "runlog", "runner", "tokenization"),
         },
         None,
     ),
