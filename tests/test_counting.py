@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import pytest
 from toy_tokenizer import toy_tokenizer
 
 from lm_eval_llada.data import counting
-from lm_eval_llada.data.counting import load_tokenizer, make_counter
+from lm_eval_llada.data.counting import chat_overhead, load_tokenizer, make_counter
 from lm_eval_llada.data.niah import build_niah
 
 
@@ -79,3 +80,68 @@ def test_tokenizer_comes_from_either_model_argument(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="No tokenizer could be loaded"):
         load_tokenizer(pretrained=str(tmp_path / "empty"))
+
+
+# --- chat ---------------------------------------------------------------------------------------
+
+MARKS = "<|startoftext|><|start_header_id|>"
+PLAIN_WORDS = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def with_template(template: str | None):
+    tokenizer = copy.copy(toy_tokenizer())
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def chat_of(tokenizer, message: str, answer: str) -> str:
+    turns = [{"role": "user", "content": message}]
+    opened = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return opened + answer
+
+
+@pytest.mark.parametrize("tokenizer", [load_tokenizer(), with_template(PLAIN_WORDS)])
+@pytest.mark.parametrize("answer", ["", "The answer is", "7"])
+@pytest.mark.parametrize("message", ["Which number is it?", "x", "3 + 4 =", "第一段"])
+def test_chat_counts_no_less_than_what_is_sent(tokenizer, message, answer):
+    counter = make_counter(tokenizer, apply_chat_template=True)
+    sent = len(
+        tokenizer(chat_of(tokenizer, message, answer), add_special_tokens=False)["input_ids"]
+    )
+    parts = sum(make_counter(tokenizer).count_plain([message, answer]))
+    assert counter.num_special == chat_overhead(tokenizer)
+    assert sent <= parts + counter.num_special <= sent + 2
+
+
+def test_shipped_chat_format_takes_17_tokens():
+    # One of text, two turns of two marks around the letters of the role, two line breaks each, and
+    # one end of turn.
+    tokenizer = load_tokenizer()
+    assert chat_of(tokenizer, "", "").startswith(MARKS)
+    assert chat_overhead(tokenizer) == 17
+
+
+def test_chat_that_writes_its_bos_gets_no_second_one():
+    tokenizer = with_template("{{ bos_token }}" + PLAIN_WORDS)
+    with_bos, without = (
+        make_counter(tokenizer, apply_chat_template=True, add_bos_token=add)
+        for add in (True, False)
+    )
+    assert with_bos.num_special == without.num_special == chat_overhead(tokenizer)
+    plain = with_template(PLAIN_WORDS)
+    counter = make_counter(plain, apply_chat_template=True, add_bos_token=True)
+    assert counter.num_special == chat_overhead(plain) + 1 == chat_overhead(tokenizer)
+
+
+def test_chat_format_counts_in_the_models_tokens_under_cl100k_too(monkeypatch):
+    monkeypatch.setattr(counting, "cl100k_encoding", Words)
+    counter = make_counter(load_tokenizer(), "cl100k", apply_chat_template=True)
+    assert counter.count("one two three") == 3 + chat_overhead(load_tokenizer())
+
+
+def test_missing_chat_template_is_an_error():
+    with pytest.raises(ValueError, match="no chat template.*leave out apply_chat_template"):
+        make_counter(with_template(None), apply_chat_template=True)

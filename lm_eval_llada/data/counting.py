@@ -15,6 +15,10 @@ from lm_eval_llada.errors import unknown_choice
 LENGTH_UNITS: tuple[str, ...] = ("model", "cl100k")
 """Whose tokens a length is counted in: the model's own, or GPT-4's ``cl100k_base``."""
 
+# A letter, a word, a digit, a mark and a Chinese character: the kinds of character that a message
+# or an answer begins or ends with.
+_CHAT_PROBES = ("a", "The", "1", ".", "文")
+
 
 @dataclass(frozen=True)
 class TokenCounter:
@@ -46,35 +50,90 @@ class TokenCounter:
 
 
 def make_counter(
-    tokenizer: Any, length_unit: str = "model", *, add_bos_token: bool = False
+    tokenizer: Any,
+    length_unit: str = "model",
+    *,
+    add_bos_token: bool = False,
+    apply_chat_template: bool = False,
 ) -> TokenCounter:
     """Build the counter for a unit of length.
 
     Args:
-        tokenizer: A transformers tokenizer; only used where ``length_unit`` is ``model``.
+        tokenizer: A transformers tokenizer; not used where ``length_unit`` is ``cl100k`` and there
+            is no chat format.
         length_unit: One of ``LENGTH_UNITS``.
         add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
+        apply_chat_template: Whether prompts are sent in the tokenizer's chat format.
 
     Returns:
         The counter. In ``model`` units it counts the special tokens that the tokenizer adds by
-        default, and the one of ``add_bos_token`` where that is not among them.
+        default, and the one of ``add_bos_token`` where that is not among them. In a chat the
+        tokens of ``chat_overhead`` come on top, which are the model's own in either unit: GPT-4
+        has no token for another model's marks.
 
     Raises:
-        ValueError: If ``length_unit`` is unknown, or tiktoken's vocabulary cannot be had.
+        ValueError: If ``length_unit`` is unknown, tiktoken's vocabulary cannot be had, or the
+            tokenizer has no chat template and needs one.
         ImportError: If tiktoken is needed and missing.
     """
     if length_unit not in LENGTH_UNITS:
         raise unknown_choice("length_unit", length_unit, LENGTH_UNITS)
+    num_special = chat_overhead(tokenizer) if apply_chat_template else 0
     if length_unit == "cl100k":
         encoding = cl100k_encoding()
-        # Text that spells a special token is text here, as it is in any document.
-        return TokenCounter(lambda texts: [len(encoding.encode_ordinary(text)) for text in texts])
 
-    special_ids = tokenizer("", verbose=False)["input_ids"]
-    num_special = len(special_ids)
-    if add_bos_token and tokenizer.bos_token_id not in special_ids:
-        num_special += 1
+        def count_plain(texts: Sequence[str]) -> list[int]:
+            # Text that spells a special token is text here, as it is in any document.
+            return [len(encoding.encode_ordinary(text)) for text in texts]
+
+        return TokenCounter(count_plain, num_special)
+
+    if not (apply_chat_template and _chat_brings_bos(tokenizer)):
+        special_ids = tokenizer("", verbose=False)["input_ids"]
+        num_special += len(special_ids)
+        if add_bos_token and tokenizer.bos_token_id not in special_ids:
+            num_special += 1
     return TokenCounter(_plain_count(tokenizer), num_special)
+
+
+def chat_overhead(tokenizer: Any) -> int:
+    """Return the tokens that the chat format adds around one message and an opened answer.
+
+    That is all beside the user's message and the beginning of the answer, where one is given: the
+    marks of both turns, and a beginning-of-sequence token or a system message that the template
+    itself brings. Texts whose ends merge with the marks can take a token more or less in a
+    tokenizer without special tokens for the marks; of several tried, the largest number is taken.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+
+    Raises:
+        ValueError: If the tokenizer has no chat template.
+    """
+    count = _plain_count(tokenizer)
+    added = []
+    for text in _CHAT_PROBES:
+        opened = _opened_chat(tokenizer, text)
+        alone, asked, answered = count([text, opened, opened + text])
+        added += [asked - alone, answered - 2 * alone]
+    return max(added)
+
+
+def _opened_chat(tokenizer: Any, message: str) -> str:
+    if getattr(tokenizer, "chat_template", None) is None:
+        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        raise ValueError(
+            f"The tokenizer {name!r} has no chat template, so its tokens cannot be reserved; leave "
+            "out apply_chat_template, as is right for a base model."
+        )
+    turns = [{"role": "user", "content": message}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def _chat_brings_bos(tokenizer: Any) -> bool:
+    """Whether chats start with BOS in writing, before which no model puts a second one."""
+    bos = tokenizer.bos_token
+    return bool(bos) and _opened_chat(tokenizer, _CHAT_PROBES[0]).startswith(bos)
 
 
 def _plain_count(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -187,10 +188,16 @@ def ruler_source_text(name: str) -> str:
         raise unknown_choice("name", name, RULER_SOURCES)
     source = RULER_SOURCES[name]
     path = tasks_folder() / "ruler" / source.file
-    node: ast.AST | None = ast.parse(_read(f"ruler/{name}", path))
+    node: ast.AST | None = _parse(_read(f"ruler/{name}", path))
     for step in source.path.split("/"):
         node = None if node is None else _descend(node, step)
     return _checked(f"ruler/{name}", path, _literal(node), source.checksum)
+
+
+# Each sample asks for its texts again, and parsing takes 4 ms.
+@lru_cache(maxsize=8)
+def _parse(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def tasks_folder() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from lm_eval_llada.errors import unknown_choice
 
@@ -77,6 +78,21 @@ def ruler_averages(scores: Mapping[str, float]) -> dict[str, float | None]:
         name: fmean(scores[task] for task in group) if set(group) <= set(scores) else None
         for name, group in [*GROUPS.items(), ("average", tasks)]
     }
+
+
+def ruler_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Return the score of one sample, as lm-eval's ``process_results``.
+
+    Args:
+        doc: A sample of ``data.ruler``: its task and, under outputs, its references.
+        results: The output, alone in a list.
+
+    Returns:
+        Under ``score``, 0 to 100: ``string_match_part`` for the QA tasks, ``string_match_all`` for
+        the others.
+    """
+    score = string_match_part if doc["task"] in GROUPS["qa"] else string_match_all
+    return {"score": score(results[0], doc["outputs"])}
 
 
 def _found(prediction: str, references: Sequence[str]) -> list[bool]:
