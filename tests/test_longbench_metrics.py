@@ -15,6 +15,7 @@ from lm_eval_llada.metrics.longbench import (
     code_similarity,
     count,
     longbench_averages,
+    longbench_results,
     longbench_score,
     qa_f1,
     qa_f1_zh,
@@ -24,6 +25,8 @@ from lm_eval_llada.metrics.longbench import (
     rouge_l_zh,
 )
 
+# Those whose prompts are rows of worked examples.
+FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")
 CLASSES = ["Food", "Date", "City", "City name"]
 ZH_CLASSES = ["体育", "教育", "法律、司法"]
 
@@ -176,8 +179,12 @@ def test_classification_has_the_value_worked_by_hand(prediction, reference, clas
     ("dataset", "prediction", "references", "classes", "score", "why"), OUTPUTS
 )
 def test_output_has_the_score_worked_by_hand(dataset, prediction, references, classes, score, why):
-    found = longbench_score(dataset, prediction, references, classes)
+    found = score_of(dataset, prediction, references, classes)
     assert found == pytest.approx(score, abs=2e-6), why
+
+
+def score_of(dataset: str, *arguments) -> float:
+    return longbench_score(dataset, *arguments, first_line=dataset in FIRST_LINE)
 
 
 TEXTS = st.text("ab the.,#/`\n35北京清华大学。《", max_size=14)
@@ -202,12 +209,12 @@ def test_scores_are_bounded_and_the_order_of_references_does_not_matter(dataset,
     references = data.draw(st.lists(answers, min_size=1, max_size=4))
     prediction = data.draw(TEXTS | answers)
     classes = classes_of(dataset)
-    score = longbench_score(dataset, prediction, references, classes)
+    score = score_of(dataset, prediction, references, classes)
     assert 0 <= score <= 100
     shuffled = data.draw(st.permutations(references))
-    assert longbench_score(dataset, prediction, shuffled, classes) == score
+    assert score_of(dataset, prediction, shuffled, classes) == score
     more = [*references, data.draw(answers)]
-    assert longbench_score(dataset, prediction, more, classes) >= score
+    assert score_of(dataset, prediction, more, classes) >= score
 
 
 # Texts of which every metric keeps something, on one line and without marks of a comment.
@@ -222,7 +229,7 @@ def test_the_answer_itself_has_the_highest_score(dataset, data):
         answer = data.draw(ANSWERS[dataset])
     else:
         answer = data.draw(ANSWERS.get(dataset, PLAIN.map(" ".join)))
-    score = longbench_score(dataset, answer, [answer], classes_of(dataset))
+    score = score_of(dataset, answer, [answer], classes_of(dataset))
     assert score == pytest.approx(100, abs=2e-6)
 
 
@@ -257,7 +264,18 @@ def test_a_missing_package_is_named_with_the_command_to_install_it(monkeypatch, 
 )
 def test_a_wrong_sample_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        longbench_score(*arguments)
+        score_of(*arguments)
+
+
+def test_every_sample_reports_the_same_metrics():
+    sample = {"dataset": "triviaqa", "answers": ["Rome", "Paris"], "all_classes": None}
+    output = ["\n\nParis\nLondon"]
+    cut = longbench_results({**sample, "first_line": True, "num_dropped": 7}, output)
+    whole = longbench_results({**sample, "first_line": False, "num_dropped": 0}, output)
+    assert cut == {"score": 100, "truncated": 100, "dropped_tokens": 7}
+    # All lines count, and one of the two words is the answer: 2*1 / (2+1).
+    assert whole == {"score": pytest.approx(200 / 3), "truncated": 0, "dropped_tokens": 0}
+    assert list(cut) == list(whole)
 
 
 def test_there_are_fourteen_english_five_chinese_and_two_code_datasets():

@@ -184,26 +184,24 @@ RULER_KINDS: tuple[str, ...] = tuple(_RULER_MAX_NEW_TOKENS)
 _MISSPELLED, _CORRECTED = "assgined", "assigned"
 
 
-def longbench_prompt(dataset: str) -> LongBenchPrompt:
+def longbench_prompt(dataset: str, template: str | None = None) -> LongBenchPrompt:
     """Return the prompt and the settings of a LongBench dataset.
 
     Args:
         dataset: One of ``LONGBENCH_DATASETS``.
+        template: Wording in place of the original's, as in ``LongBenchPrompt``.
 
     Raises:
         ValueError: If the dataset is unknown, or if the installed lm-eval words it differently from
-            the release whose texts were checked; the message names both checksums.
-        ImportError: If lm-eval is not installed.
+            the release whose texts were checked and no template is given; the message names both
+            checksums. Also if the template is wrong.
+        ImportError: If lm-eval is needed and not installed.
     """
-    # Fields of a Jinja template become those of a format string: Jinja would drop a newline at the
-    # end, and the official files call `input` what the copy that lm-eval loads calls `question`.
-    text = longbench_text(dataset).replace("{{context}}", "{context}")
-    text = text.replace("{{question}}", "{input}")
-    if dataset in _LOST_EMPTY_LINE:
-        text = text.replace("{context}\n{input}", "{context}\n\n{input}")
+    if dataset not in LONGBENCH_DATASETS:
+        raise unknown_choice("dataset", dataset, LONGBENCH_DATASETS)
     return LongBenchPrompt(
         dataset=dataset,
-        template=text + _LOST_ENDINGS.get(dataset, ""),
+        template=_longbench_template(dataset) if template is None else template,
         max_new_tokens=_LONGBENCH_MAX_NEW_TOKENS[dataset],
         chat_template=dataset not in _FEW_SHOT + _CODE,
         first_line=dataset in _FEW_SHOT,
@@ -262,6 +260,16 @@ def ruler_text(name: str) -> str:
     return text
 
 
+def _longbench_template(dataset: str) -> str:
+    # Fields of a Jinja template become those of a format string: Jinja would drop a newline at the
+    # end, and the official files call `input` what the copy that lm-eval loads calls `question`.
+    text = longbench_text(dataset).replace("{{context}}", "{context}")
+    text = text.replace("{{question}}", "{input}")
+    if dataset in _LOST_EMPTY_LINE:
+        text = text.replace("{context}\n{input}", "{context}\n\n{input}")
+    return text + _LOST_ENDINGS.get(dataset, "")
+
+
 def _ruler_fields(task: str) -> tuple[str, ...]:
     # The original fills the query of cwe and fwe too, with nothing, so a template may have it.
     extra = {"niah": ("type_needle_v",), "vt": ("num_v",)}
@@ -270,8 +278,9 @@ def _ruler_fields(task: str) -> tuple[str, ...]:
 
 def _singular(text: str) -> str:
     # The original's rules in their order; one more, for "answers", finds nothing in these texts.
+    # Differs from it in sparing words that a user's own template may have, such as "compare".
     for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
-        text = text.replace(plural, singular)
+        text = re.sub(rf"\b{plural}\b", singular, text)
     return text
 
 

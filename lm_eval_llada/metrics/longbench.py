@@ -167,13 +167,11 @@ class Dataset:
         metric: Scores a prediction by one reference; ``classification`` takes all classes too.
         category: One of ``CATEGORIES``.
         language: ``en``, ``zh`` or ``code``.
-        first_line: Whether only the first line counts, leading line breaks aside.
     """
 
     metric: Callable[..., float]
     category: str
     language: str
-    first_line: bool = False
 
 
 DATASETS: dict[str, Dataset] = {
@@ -189,10 +187,10 @@ DATASETS: dict[str, Dataset] = {
     "qmsum": Dataset(rouge_l, "summary", "en"),
     "multi_news": Dataset(rouge_l, "summary", "en"),
     "vcsum": Dataset(rouge_l_zh, "summary", "zh"),
-    "trec": Dataset(classification, "few_shot", "en", first_line=True),
-    "triviaqa": Dataset(qa_f1, "few_shot", "en", first_line=True),
-    "samsum": Dataset(rouge_l, "few_shot", "en", first_line=True),
-    "lsht": Dataset(classification, "few_shot", "zh", first_line=True),
+    "trec": Dataset(classification, "few_shot", "en"),
+    "triviaqa": Dataset(qa_f1, "few_shot", "en"),
+    "samsum": Dataset(rouge_l, "few_shot", "en"),
+    "lsht": Dataset(classification, "few_shot", "zh"),
     "passage_count": Dataset(count, "synthetic", "en"),
     "passage_retrieval_en": Dataset(retrieval, "synthetic", "en"),
     "passage_retrieval_zh": Dataset(retrieval_zh, "synthetic", "zh"),
@@ -210,6 +208,8 @@ def longbench_score(
     prediction: str,
     references: Sequence[str],
     all_classes: Sequence[str] | None = None,
+    *,
+    first_line: bool,
 ) -> float:
     """Return the score of one output: its dataset's metric by the reference it fits best, 0 to 100.
 
@@ -218,6 +218,8 @@ def longbench_score(
         prediction: What the model wrote, as it is: white space counts in some metrics.
         references: Right answers, at least one.
         all_classes: The classes of the sample, for trec and lsht; others ignore them.
+        first_line: Whether only the first line counts, leading line breaks aside, as the prompt of
+            the dataset says.
 
     Raises:
         ValueError: If the dataset is unknown, there is no reference, or classes are missing.
@@ -230,10 +232,40 @@ def longbench_score(
             f"references must be a list of at least one answer; got {references!r} for {dataset}."
         )
     rule = DATASETS[dataset]
-    if rule.first_line:
+    if first_line:
         prediction = prediction.lstrip("\n").split("\n")[0]
     extra = (all_classes or (),) if rule.metric is classification else ()
     return max(rule.metric(prediction, reference, *extra) for reference in references)
+
+
+def longbench_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Return what a LongBench task reports of one sample; lm-eval calls it for each.
+
+    Args:
+        doc: A sample with the keys dataset, answers, all_classes, first_line and num_dropped.
+        results: The output of the sample's one request.
+
+    Returns:
+        The same keys for every sample: score (0 to 100), truncated (100 if the prompt was cut, else
+        0, so that the mean is a percentage) and dropped_tokens (tokens that the cut took away).
+
+    Raises:
+        ValueError: As ``longbench_score`` does.
+        ImportError: As ``longbench_score`` does.
+    """
+    score = longbench_score(
+        doc["dataset"],
+        results[0],
+        doc["answers"],
+        doc["all_classes"],
+        first_line=doc["first_line"],
+    )
+    num_dropped = doc["num_dropped"]
+    return {
+        "score": score,
+        "truncated": 100.0 if num_dropped else 0.0,
+        "dropped_tokens": float(num_dropped),
+    }
 
 
 def longbench_averages(scores: Mapping[str, float]) -> dict[str, float | None]:
