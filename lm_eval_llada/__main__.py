@@ -22,6 +22,7 @@ from lm_eval._cli import HarnessCLI
 
 from .checkpoints import DEFAULT_CHECKPOINT
 from .data import niah_group, tasks_path
+from .protocols import fill_protocols
 from .rope import METHODS, ResolvedRope, RopeChoice, coverage, describe, resolve
 
 # What takes seconds to import (torch, transformers) is imported where it is needed: `tasks-path`
@@ -31,6 +32,8 @@ DEBUG = "LM_EVAL_LLADA_DEBUG"
 """Environment variable; 1 shows the traceback of an error."""
 
 _OUR_MODEL = "llada"
+# Models that take the arguments which protocols fill in.
+_PROTOCOL_MODELS = (_OUR_MODEL, "hf_rope")
 # The group runs up to this many times the trained context where no longer target is named: far
 # enough to see retrieval fail, near enough to be done.
 _LENGTHS_BEYOND = 4
@@ -132,22 +135,25 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     model_args = given.get("model_args") or {}
     if isinstance(model_args, str):
         model_args = simple_parse_args_string(model_args)
+    metadata = _metadata(given)
+    if metadata:
+        namespace.metadata = metadata
+    tasks = _task_names(given.get("tasks"))
+    if namespace.model in _PROTOCOL_MODELS:
+        filled = fill_protocols(tasks, model_args, _changes(given))
+        model_args = namespace.model_args = filled.model_args
+        _say(*filled.lines)
     if namespace.model != _OUR_MODEL:
         return
     # Named, so that the harness calls the results folder after it.
     namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **model_args}
     namespace.batch_size = given.get("batch_size", "auto")
     namespace.device = given.get("device") or "auto"
-    if gen_kwargs := given.get("gen_kwargs"):
-        # Samples of a length leave room for the output, so they have to know how long that is.
-        namespace.metadata = {"gen_kwargs": gen_kwargs, **(given.get("metadata") or {})}
     # The harness makes the model only after its own tasks, thousands of files, have been listed.
     rope = _checked_rope(namespace.model_args)
-    if "niah" in _task_names(given.get("tasks")):
+    if "niah" in tasks:
         namespace.include_path.insert(1, str(folder))
-        line = restrict_niah(rope, folder)
-        if os.environ.get("RANK", "0") == "0":
-            print(line, file=sys.stderr)
+        _say(restrict_niah(rope, folder))
 
 
 def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
@@ -173,6 +179,42 @@ def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
         f"{rope.train_length}, or target_length if that is longer. Name others one by one, such as "
         f"--tasks niah_{2 * int(group['task'][-1].removeprefix('niah_'))}."
     )
+
+
+def _metadata(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings for samples: the user's, and what they have to know about the run.
+
+    Samples of a length leave room for the output and for the chat format, so they have to know how
+    long the one is and whether there is the other.
+    """
+    metadata: dict[str, Any] = {}
+    if gen_kwargs := given.get("gen_kwargs"):
+        metadata["gen_kwargs"] = gen_kwargs
+    if given.get("apply_chat_template"):
+        metadata["apply_chat_template"] = True
+    return {**metadata, **(given.get("metadata") or {})}
+
+
+def _changes(given: dict[str, Any]) -> list[str]:
+    """What the user gave, beside model_args, that a protocol has otherwise."""
+    changes = []
+    for option in ("gen_kwargs", "metadata"):
+        names = given.get(option) or ()
+        # A --config file may have them as the text that the command line takes.
+        changes += [
+            f"{name} in --{option}" for name in ([names] if isinstance(names, str) else names)
+        ]
+    for option in ("apply_chat_template", "system_instruction"):
+        if given.get(option):
+            changes.append(f"--{option}")
+    return changes
+
+
+def _say(*lines: str) -> None:
+    """Print lines on stderr, once for all ranks."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in lines:
+            print(line, file=sys.stderr)
 
 
 def _checked_rope(model_args: dict[str, Any]) -> ResolvedRope:

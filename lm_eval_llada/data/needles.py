@@ -24,6 +24,9 @@ STEM = "The {attribute} for {key} is"
 PROMPT = "{context}\n\nQuestion: {question}\nAnswer: {stem}"
 """Pattern of a whole prompt. It ends in the stem, without a space behind it."""
 
+MULTI_PROMPT = "{context}\n\nQuestions: {questions}\nAnswers, in the same order: {stem}"
+"""Pattern of a prompt with several questions. It ends in the stem of the first answer."""
+
 # NeedleBench asks for the answer "in the format '<stem>________.'"; the group is the stem.
 _ANSWER_FORMAT = re.compile(r"(?P<question>.*\?)\s*Please answer in the format '(?P<stem>.*?)_+")
 
@@ -144,6 +147,28 @@ def needlebench_needles(
             f"{len(chosen) - 1} others have both another key and another keyword."
         )
     return chosen
+
+
+def needlebench_drawn(
+    repeat: int, data_dir: str | Path | None = None, revision: str = HUB_REVISION
+) -> Needle:
+    """Return the needle that NeedleBench's own single retrieval draws for a repeat.
+
+    OpenCompass seeds Python's generator with the number of the repeat and chooses among the English
+    needles, the same ones at every length and depth. Repeats 3 and 4 draw the same needle from the
+    188 of the file, so that ten repeats have nine.
+
+    Args:
+        repeat: Number of the repeat, from 0.
+        data_dir: Folder that holds ``needlebench/needles.jsonl``; the hub where it is None.
+        revision: Revision of the hub repository.
+
+    Raises:
+        FileNotFoundError: If the file is neither there nor to be had from the hub.
+
+    Source: OpenCompass 0.4.2, ``datasets/needlebench/origin.py``.
+    """
+    return random.Random(repeat).choice(_needlebench(data_dir, revision))
 
 
 def parse_needlebench(row: dict[str, str]) -> Needle:

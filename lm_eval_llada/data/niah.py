@@ -4,89 +4,31 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lm_eval_llada.data.counting import LENGTH_UNITS, TokenCounter, load_tokenizer, make_counter
-from lm_eval_llada.data.documents import HAYSTACKS, HUB_REVISION, corpus, haystack_pieces
-from lm_eval_llada.data.needles import PROMPT, Needle, needlebench_needles, number_needles
+from lm_eval_llada.data.counting import TokenCounter, load_tokenizer, make_counter
+from lm_eval_llada.data.documents import corpus, haystack_pieces
+from lm_eval_llada.data.needlebench import (
+    TokenCutter,
+    fixed_context,
+    raw_documents,
+    shuffled_for,
+)
+from lm_eval_llada.data.needles import (
+    PROMPT,
+    Needle,
+    needlebench_drawn,
+    needlebench_needles,
+    number_needles,
+)
+from lm_eval_llada.data.niah_options import DEPTHS, NiahOptions, checked_depths
 from lm_eval_llada.data.placing import Haystack, fill, insert
-from lm_eval_llada.errors import unknown_choice
 
-DEPTHS: tuple[int, ...] = tuple(range(0, 101, 10))
-"""Depths in percent that the tasks report, each under its own name."""
-
-NEEDLES: tuple[str, ...] = ("auto", "numbers", "needlebench")
-"""Generated numbers, NeedleBench's facts, or (auto) those that belong to the haystack."""
-
-
-@dataclass(frozen=True)
-class NiahOptions:
-    """What a set of samples is made of.
-
-    Attributes:
-        length: Tokens of prompt and output together, in ``length_unit``.
-        gen_length: Tokens of the output.
-        depths: Places of the needle in percent of the haystack: 0 is its start, 100 its end.
-        repeats: Samples at each depth, each with another needle and another haystack.
-        haystack: One of ``HAYSTACKS``.
-        needles: One of ``NEEDLES``.
-        num_distractors: Needles of other keys, at random depths, beside the one asked for.
-        seed: Seed of everything random.
-        length_unit: One of ``LENGTH_UNITS``.
-        add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
-        data_dir: Folder with ``needlebench/``; None reads the hub where files are needed.
-        hub_revision: Revision of the hub repository.
-    """
-
-    length: int
-    gen_length: int
-    depths: tuple[float, ...] = DEPTHS
-    repeats: int = 10
-    haystack: str = "noise"
-    needles: str = "auto"
-    num_distractors: int = 0
-    seed: int = 2025
-    length_unit: str = "model"
-    add_bos_token: bool = False
-    data_dir: str | Path | None = None
-    hub_revision: str = HUB_REVISION
-
-    def __post_init__(self) -> None:
-        """Refuse values of a wrong kind or out of range.
-
-        Raises:
-            ValueError: Naming the option, what it may be, and what it was.
-        """
-        for name, least in (
-            ("length", 1), ("gen_length", 1), ("repeats", 1), ("num_distractors", 0), ("seed", 0)
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}; got {value!r}."
-                )
-        for name, choices in (
-            ("haystack", HAYSTACKS), ("needles", NEEDLES), ("length_unit", LENGTH_UNITS)
-        ):  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise unknown_choice(name, getattr(self, name), choices)
-        if self.gen_length >= self.length:
-            raise ValueError(
-                f"length={self.length} must be more than gen_length={self.gen_length}, "
-                "which is a part of it."
-            )
-        object.__setattr__(self, "depths", _checked_depths(self.depths))
-
-    @property
-    def needle_kind(self) -> str:
-        """Return ``numbers`` or ``needlebench``."""
-        if self.needles != "auto":
-            return self.needles
-        return "numbers" if self.haystack == "noise" else "needlebench"
+__all__ = ["DEPTHS", "NiahOptions", "build_niah", "niah_dataset"]
 
 
 def build_niah(
@@ -100,7 +42,8 @@ def build_niah(
     depths are compared on equal terms. Intervals therefore are to be clustered by ``needle_id``.
 
     Differs from LongLLaDA, where a haystack is filled in the tokens of GPT-4 to the length less 600
-    for the question: here the whole sample is measured, by default in the model's own tokens.
+    for the question: here the whole sample is measured, by default in the model's own tokens. With
+    ``buffer=600`` and ``length_unit='cl100k'`` it is as there, but for the wording of the prompt.
 
     Args:
         tokenizer: A transformers tokenizer: the model's.
@@ -120,14 +63,18 @@ def build_niah(
         ImportError: If ``length_unit`` is ``cl100k`` and tiktoken is missing.
     """
     checked = NiahOptions(length=length, gen_length=gen_length, **options)
-    counter = make_counter(tokenizer, checked.length_unit, add_bos_token=checked.add_bos_token)
+    counter = counter_of(checked, tokenizer)
     # The output is the model's own, whatever the length is counted in.
-    answer_counter = counter if checked.length_unit == "model" else make_counter(tokenizer)
+    answer_counter = make_counter(tokenizer)
+    cutter = None if checked.buffer is None else TokenCutter(tokenizer, checked.length_unit)
     samples: list[dict[str, Any]] = []
     for repeat in range(checked.repeats):
         needles = _draw_needles(checked, repeat)
-        _require_room(needles[0], checked.gen_length, answer_counter)
-        samples += _samples_of_repeat(checked, repeat, needles, counter)
+        require_room(f" {needles[0].answer}", checked.gen_length, answer_counter)
+        if cutter is None:
+            samples += _samples_of_repeat(checked, repeat, needles, counter)
+        else:
+            samples += _samples_with_buffer(checked, repeat, needles[0], counter, cutter)
     return samples
 
 
@@ -140,6 +87,7 @@ def niah_dataset(
     tokenizer: Any = None,
     pretrained: Any = None,
     revision: str | None = None,
+    build: Callable[..., list[dict[str, Any]]] = build_niah,
     **settings: Any,
 ) -> dict[str, Any]:
     """Make the data set of a task file; lm-eval calls it with ``metadata`` and the model arguments.
@@ -156,6 +104,7 @@ def niah_dataset(
         tokenizer: As in the model arguments.
         pretrained: As in the model arguments; the shipped ``tiny-llada`` where both are missing.
         revision: As in the model arguments.
+        build: What makes the samples; takes a tokenizer and the fields of ``NiahOptions``.
         **settings: The other fields of ``NiahOptions``. Other names belong to the model and are
             ignored, unless they look like a misspelt field.
 
@@ -171,7 +120,7 @@ def niah_dataset(
     if length is None:
         raise ValueError("metadata of a NIAH task must give length, in tokens; it has none.")
     options = _known_settings(settings)
-    depths = _checked_depths(options.get("depths", DEPTHS))
+    depths = checked_depths(options.get("depths", DEPTHS))
     without_metric = [depth for depth in depths if depth not in DEPTHS]
     if without_metric:
         raise ValueError(
@@ -179,7 +128,7 @@ def niah_dataset(
             f"got {', '.join(f'{depth:g}' for depth in without_metric)}. "
             "Use build_niah for samples at other depths."
         )
-    samples = build_niah(
+    samples = build(
         load_tokenizer(tokenizer, pretrained, revision),
         length=length,
         gen_length=_output_length({**(generation_kwargs or {}), **(gen_kwargs or {})}),
@@ -189,13 +138,47 @@ def niah_dataset(
     return {"test": Dataset.from_list(samples)}
 
 
+def counter_of(options: NiahOptions, tokenizer: Any) -> TokenCounter:
+    """Return the counter of prompts that a set of samples is measured by."""
+    return make_counter(
+        tokenizer,
+        options.length_unit,
+        add_bos_token=options.add_bos_token,
+        apply_chat_template=options.apply_chat_template,
+    )
+
+
+def require_room(answer: str, gen_length: int, counter: TokenCounter) -> None:
+    """Raise a ``ValueError`` unless an answer has room in the output.
+
+    Args:
+        answer: All that the output must hold, white space in front included.
+        gen_length: Tokens of the output.
+        counter: Of the model's tokens, whatever lengths are counted in.
+    """
+    needed = counter.count_plain([answer])[0]
+    if needed > gen_length:
+        raise ValueError(
+            f"gen_length={gen_length} leaves no room for the answer {answer.strip()!r}, which "
+            f"takes {needed} of the model's tokens; use at least {needed}."
+        )
+
+
+def draw_needles(options: NiahOptions, repeat: int, count: int) -> list[Needle]:
+    """Draw the needle of a repeat, then ``count`` others of other keys."""
+    if options.needle_kind == "needlebench":
+        return needlebench_needles(
+            options.seed, repeat, count, options.data_dir, options.hub_revision
+        )
+    text = _corpus_text(options.haystack, options.data_dir, options.hub_revision)
+    return number_needles(options.seed, repeat, count, avoid=text)
+
+
 def _draw_needles(options: NiahOptions, repeat: int) -> list[Needle]:
     """Draw the needle of a repeat, then its distractors."""
-    seed, count = options.seed, options.num_distractors
-    if options.needle_kind == "needlebench":
-        return needlebench_needles(seed, repeat, count, options.data_dir, options.hub_revision)
-    text = _corpus_text(options.haystack, options.data_dir, options.hub_revision)
-    return number_needles(seed, repeat, count, avoid=text)
+    if options.buffer is not None and options.needle_kind == "needlebench":
+        return [needlebench_drawn(repeat, options.data_dir, options.hub_revision)]
+    return draw_needles(options, repeat, options.num_distractors)
 
 
 def _samples_of_repeat(
@@ -222,48 +205,56 @@ def _samples_of_repeat(
             )
 
         used, prompt, num_tokens = fill(haystack, budget, render, counter.count)
-        samples.append(
-            {
-                "prompt": prompt,
-                "answer": needle.answer,
-                "reference": needle.reference,
-                "depth": float(depth),
-                "placed_depth": 100 * used.depth_of(used.place(depth / 100)),
-                "length": options.length,
-                "gen_length": options.gen_length,
-                "num_tokens": num_tokens,
-                "repeat": repeat,
-                "needle_id": f"{needle.key}: {needle.answer}",
-            }
-        )
+        placed = used.depth_of(used.place(depth / 100))
+        samples.append(_sample(options, repeat, needle, depth, placed, prompt, num_tokens))
     return samples
 
 
-def _require_room(needle: Needle, gen_length: int, counter: TokenCounter) -> None:
-    needed = counter.count_plain([f" {needle.answer}"])[0]
-    if needed > gen_length:
-        raise ValueError(
-            f"gen_length={gen_length} leaves no room for the answer {needle.answer!r}, which takes "
-            f"{needed} of the model's tokens; use at least {needed}."
-        )
+def _samples_with_buffer(
+    options: NiahOptions, repeat: int, needle: Needle, counter: TokenCounter, cutter: TokenCutter
+) -> list[dict[str, Any]]:
+    """Make the samples of one repeat as NeedleBench does, in prompts of our own wording."""
+    # NeedleBench compares an output without the keyword to the needle, not to the answer sentence.
+    needle = replace(needle, reference=needle.statement)
+    documents = raw_documents(options.haystack, options.data_dir, options.hub_revision)
+    documents = shuffled_for(repeat, documents)
+    num_tokens = options.length - (options.buffer or 0)
+    samples = []
+    for depth in options.depths:
+        statement = (depth / 100, needle.statement)
+        context, (placed,) = fixed_context(documents, num_tokens, [statement], cutter)
+        prompt = PROMPT.format(context=context, question=needle.question, stem=needle.stem)
+        count = counter.count(prompt)
+        samples.append(_sample(options, repeat, needle, depth, placed, prompt, count))
+    return samples
+
+
+def _sample(
+    options: NiahOptions,
+    repeat: int,
+    needle: Needle,
+    depth: float,
+    placed: float,
+    prompt: str,
+    num_tokens: int,
+) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "answer": needle.answer,
+        "reference": needle.reference,
+        "depth": float(depth),
+        "placed_depth": 100 * placed,
+        "length": options.length,
+        "gen_length": options.gen_length,
+        "num_tokens": num_tokens,
+        "repeat": repeat,
+        "needle_id": f"{needle.key}: {needle.answer}",
+    }
 
 
 @lru_cache(maxsize=4)
 def _corpus_text(haystack: str, data_dir: str | Path | None, revision: str) -> str:
     return "\n".join(corpus(haystack, data_dir, revision))
-
-
-def _checked_depths(depths: Any) -> tuple[float, ...]:
-    """Return depths as a tuple, or raise a ``ValueError`` for an empty, unsorted or wrong one."""
-    listed = isinstance(depths, Sequence) and not isinstance(depths, str) and len(depths) > 0
-    if not listed or not all(
-        isinstance(depth, int | float) and not isinstance(depth, bool) and 0 <= depth <= 100
-        for depth in depths
-    ):
-        raise ValueError(f"depths must be a list of percentages from 0 to 100; got {depths!r}.")
-    if any(one >= other for one, other in zip(depths, depths[1:], strict=False)):
-        raise ValueError(f"depths must ascend, each one once; got {list(depths)!r}.")
-    return tuple(depths)
 
 
 def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:

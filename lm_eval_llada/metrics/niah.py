@@ -78,6 +78,35 @@ def niah_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, An
     }
 
 
+def niah_multi_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """Score one output that was asked for several needles, with the same keys whatever the sample.
+
+    Each needle scores 100 if its keyword is in the output, else 0. Nothing is given for similar
+    words here: an output of many sentences is not to be compared to any one of them.
+
+    Args:
+        doc: A sample of ``data.niah_multi``.
+        results: The output, alone in a list.
+
+    Returns:
+        ``score``, the mean over the needles; ``all_found``, 100 if none is missing, else 0; and
+        ``depth_000`` to ``depth_100`` as (score, weight) of the needle at that depth, with weight 0
+        where there is none, for ``weighted_mean``.
+
+    Raises:
+        ValueError: If the sample has no needle, or one without a keyword.
+
+    Source: OpenCompass 0.4.2, ``datasets/needlebench/parallel.py``.
+    """
+    if not doc["answers"]:
+        raise ValueError("A sample with several needles must have answers; got none.")
+    scores = [niah_exact(results[0], answer) for answer in doc["answers"]]
+    by_depth = {f"depth_{depth:03d}": (0.0, 0.0) for depth in _DEPTHS}
+    for depth, score in zip(doc["depths"], scores, strict=True):
+        by_depth[f"depth_{int(depth):03d}"] = (score, 1.0)
+    return {"score": math.fsum(scores) / len(scores), "all_found": min(scores), **by_depth}
+
+
 def weighted_mean(items: Sequence[tuple[float, float]]) -> float | None:
     """Return the mean of (value, weight) pairs, or None (null in JSON) where no weight is left.
 
