@@ -3,6 +3,7 @@
 lm-eval-llada --tasks niah                      tiny-llada on every length that suits it
 lm-eval-llada --tasks niah --model_args pretrained=GSAI-ML/LLaDA-8B-Base,target_length=16384
 lm-eval-llada rope --target_length 16384        λ and reach, without running anything
+lm-eval-llada report results                    pages and pictures of what has been measured
 lm_eval --model llada --tasks "$(lm-eval-llada tasks-path)/niah/niah_tiny.yaml"
 """
 
@@ -20,10 +21,12 @@ from typing import Any
 import yaml
 from lm_eval._cli import HarnessCLI
 
+from . import rope_command
 from .checkpoints import DEFAULT_CHECKPOINT
 from .data import niah_group, tasks_path
 from .protocols import fill_protocols
-from .rope import METHODS, ResolvedRope, RopeChoice, coverage, describe, resolve
+from .report import command as report_command
+from .rope import ResolvedRope
 
 # What takes seconds to import (torch, transformers) is imported where it is needed: `tasks-path`
 # is part of other commands, and the libraries read the settings of `_quieten` on import.
@@ -54,7 +57,8 @@ class CommandLine(HarnessCLI):
         )
         self._parser.epilog = None
         _add_tasks_path(self._subparsers)
-        _add_rope(self._subparsers)
+        rope_command.add_parser(self._subparsers)
+        report_command.add_parser(self._subparsers)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; without a command they are those of `run`.
@@ -244,71 +248,6 @@ def _add_tasks_path(subparsers: Any) -> None:
     help_text = "Print the folder of our task files"
     parser = subparsers.add_parser("tasks-path", help=help_text, description=help_text)
     parser.set_defaults(func=lambda namespace: print(tasks_path()))
-
-
-def _add_rope(subparsers: Any) -> None:
-    help_text = "Print λ, critical dimension, reach and coverage of a checkpoint or of numbers"
-    parser = subparsers.add_parser("rope", help=help_text, description=help_text)
-    parser.add_argument(
-        "--pretrained", help=f"shipped model, folder or hub id (default: {DEFAULT_CHECKPOINT})"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--rope_theta", type=float, help="base, in place of a checkpoint's")
-    parser.add_argument("--head_dim", type=int, help="dimensions of a head, with --rope_theta")
-    parser.add_argument("--train_length", type=int, help="trained context in tokens")
-    parser.add_argument("--target_length", type=int, help="context to reach in tokens")
-    parser.add_argument("--rope_method", help=f"one of {', '.join(METHODS)}")
-    parser.add_argument("--rope_scale", type=float, help="λ, in place of the one for the target")
-    parser.add_argument(
-        "--d_crit", type=float, help="critical dimension, in place of the formula's"
-    )
-    parser.add_argument("--round_scale", action="store_true", help="round λ up to an integer")
-    parser.set_defaults(func=_print_rope)
-
-
-def _print_rope(namespace: argparse.Namespace) -> None:
-    choice = RopeChoice(
-        method=namespace.rope_method,
-        scale=namespace.rope_scale,
-        target_length=namespace.target_length,
-        train_length=namespace.train_length,
-        d_crit=namespace.d_crit,
-        round_scale=namespace.round_scale,
-    )
-    rope_theta, head_dim, train_length = _rope_numbers(namespace)
-    resolved = resolve(choice, rope_theta=rope_theta, head_dim=head_dim, train_length=train_length)
-    for line in describe(resolved):
-        print(line)
-    seen = coverage(rope_theta, head_dim, resolved.train_length)
-    whole = sum(share == 1 for share in seen)
-    print(
-        f"coverage: {whole} of {len(seen)} rotation pairs saw a whole period in training; "
-        f"the slowest saw {seen[-1]:.2%} of its own"
-    )
-
-
-def _rope_numbers(namespace: argparse.Namespace) -> tuple[float, int, int]:
-    """Base, head size and trained context, from the arguments or from a checkpoint."""
-    names = ("rope_theta", "head_dim", "train_length")
-    numbers = [getattr(namespace, name) for name in names]
-    if namespace.rope_theta is None and namespace.head_dim is None:
-        from .modeling import load_config
-
-        name = namespace.pretrained or DEFAULT_CHECKPOINT
-        config = load_config(name, revision=namespace.revision)
-        return config.rope_theta, config.head_dim, config.train_length
-    if namespace.pretrained is not None:
-        raise ValueError(
-            f"--pretrained {namespace.pretrained} brings its own rope_theta and head_dim; drop it, "
-            "or drop --rope_theta and --head_dim."
-        )
-    missing = [f"--{name}" for name, number in zip(names, numbers, strict=True) if number is None]
-    if missing:
-        raise ValueError(
-            f"Without a checkpoint, {', '.join(f'--{name}' for name in names)} are all needed; "
-            f"missing: {', '.join(missing)}."
-        )
-    return numbers[0], numbers[1], numbers[2]
 
 
 def _leave_ranks() -> None:

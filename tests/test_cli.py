@@ -86,12 +86,28 @@ def test_rope_says_what_it_needs(monkeypatch, capsys, arguments, message: str) -
     assert message in capsys.readouterr().err
 
 
+def test_rope_draws_the_coverage(monkeypatch, capsys, random_checkpoint, tmp_path) -> None:
+    path = tmp_path / "coverage.svg"
+    arguments = ("--pretrained", str(random_checkpoint), "--plot", str(path))
+    assert call(monkeypatch, "rope", *arguments) == 0
+    assert f"wrote {path}" in capsys.readouterr().out
+    assert path.read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+
+def test_report_says_what_it_needs(monkeypatch, capsys, tmp_path) -> None:
+    assert call(monkeypatch, "report") == 1
+    assert "report needs a folder of results" in capsys.readouterr().err
+    assert call(monkeypatch, "report", str(tmp_path / "nowhere")) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_help_lists_only_what_there_is(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         call(monkeypatch, "--help")
     printed = capsys.readouterr().out
-    assert "tasks-path" in printed
-    for later in ("report", "plan", "verify", "prefetch"):
+    for command in ("tasks-path", "rope", "report"):
+        assert f"\n    {command}" in printed
+    for later in ("plan", "verify", "prefetch"):
         assert f"\n    {later}" not in printed
 
 

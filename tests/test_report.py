@@ -17,7 +17,6 @@ from lm_eval_llada.report import (
     Cell,
     RopeFacts,
     Run,
-    comparable,
     depth_table,
     draw_heatmaps,
     find_results,
@@ -242,14 +241,41 @@ def test_the_picture_is_written_where_asked(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_runs_that_cannot_share_axes_are_refused() -> None:
-    short = run_from_results(make_results())
-    other = Run("other", short.cells[: len(DEPTHS)], {256: 22})
-    assert not comparable([short, other])
-    with pytest.raises(ValueError, match="draw them apart"):
-        draw_heatmaps([short, other], "title")
+def test_runs_of_different_lengths_share_axes_with_grey_cells() -> None:
+    short = Run("short", make_run().cells[: len(DEPTHS)], {256: 22})
+    axes = draw_heatmaps([make_run(), short], "title").axes
+    shown = [np.ma.filled(panel.images[0].get_array(), np.nan) for panel in axes[:2]]
+    assert shown[0].shape == shown[1].shape == (len(DEPTHS), len(LENGTHS))
+    assert np.isfinite(shown[1][:, 0]).all() and not np.isfinite(shown[1][:, 1:]).any()
+    assert len(axes[1].texts) == len(DEPTHS)
+    legend = draw_heatmaps([make_run(), short], "title").legends[0]
+    assert [text.get_text() for text in legend.get_texts()][-1] == "not measured"
+
+
+def test_a_picture_of_no_run_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         draw_heatmaps([], "title")
+
+
+def test_many_panels_wrap_and_leave_no_empty_axes() -> None:
+    runs = [make_run(f"run {number}") for number in range(5)]
+    figure = draw_heatmaps(runs, "title")
+    panels = figure.axes[:-1]
+    assert [panel.get_title() for panel in panels] == [run.label for run in runs]
+    assert figure.get_figwidth() <= 13
+    assert len({panel.get_subplotspec().rowspan.start for panel in panels}) == 2
+
+
+def test_an_unfinished_run_says_what_is_missing() -> None:
+    whole = make_run()
+    assert whole.missing is None
+    cut = Run("cut", whole.cells[:3], {256: 4}, planned={256: 22}, planned_depths=DEPTHS)
+    assert cut.depths == list(DEPTHS)
+    assert cut.missing == "partial: 3 of 11 cells, 4 of 22 samples"
+    (panel, _) = draw_heatmaps([cut], "title", {"cut": "a caption"}).axes
+    assert " ".join(panel.get_title().split()) == f"cut {cut.missing}"
+    assert panel.get_xlabel().endswith("a caption")
+    assert len(panel.texts) == 3
 
 
 def test_a_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

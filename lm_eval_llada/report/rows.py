@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,17 @@ class Run:
         cells: One for each length and depth, in ascending order.
         samples: Number of samples behind a whole length, by length.
         rope: What the frontier is predicted from; None where no prediction is made.
+        planned: Number of samples that a whole length has, by length; lengths where that is not
+            known are left out.
+        planned_depths: Depths that were to be measured at each length; those measured if empty.
     """
 
     label: str
     cells: tuple[Cell, ...]
     samples: Mapping[int, int]
     rope: RopeFacts | None = None
+    planned: Mapping[int, int] = field(default_factory=dict)
+    planned_depths: tuple[int, ...] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -107,8 +112,21 @@ class Run:
 
     @property
     def depths(self) -> list[int]:
-        """Depths in per cent, ascending."""
-        return sorted({cell.depth for cell in self.cells})
+        """Depths in per cent that were measured or planned, ascending."""
+        return sorted({*self.planned_depths, *(cell.depth for cell in self.cells)})
+
+    @property
+    def missing(self) -> str | None:
+        """What an unfinished run lacks, for captions; None where nothing is known to be missing."""
+        cells = len(self.lengths) * len(self.depths)
+        parts = []
+        if len(self.cells) < cells:
+            parts.append(f"{len(self.cells)} of {cells} cells")
+        planned = {n: count for n, count in self.planned.items() if self.samples[n] < count}
+        if planned:
+            measured = sum(self.samples[length] for length in self.planned)
+            parts.append(f"{measured} of {sum(self.planned.values())} samples")
+        return f"partial: {', '.join(parts)}" if parts else None
 
     def score(self, length: int, depth: int) -> float | None:
         """Score of one cell, 0-100, or None where nothing was measured."""
@@ -189,16 +207,15 @@ def run_from_results(results: Mapping[str, Any], label: str | None = None) -> Ru
     cells: list[Cell] = []
     samples: dict[int, int] = {}
     for task, metrics in results.get("results", {}).items():
-        by_depth = _depth_scores(metrics)
         metadata = results.get("configs", {}).get(task, {}).get("metadata", {})
         # Groups carry the averages of their tasks under the same keys, and no length of their own.
-        if not by_depth or "length" not in metadata:
+        if not _depth_scores(metrics) or "length" not in metadata:
             continue
         length = int(metadata["length"])
         if length in samples:
             raise ValueError(f"Two tasks of length {length} in one run: report them apart.")
         samples[length] = int(results["n-samples"][task]["effective"])
-        cells += [Cell(length, depth, score) for depth, score in by_depth.items()]
+        cells += needle_cells(length, metrics)
     if not cells:
         raise ValueError("These results hold no needle task: no metric is called depth_000 or so.")
     config = results.get("config", {})
@@ -212,13 +229,24 @@ def default_label(config: Mapping[str, Any]) -> str:
     Args:
         config: The ``config`` entry of lm-eval's results.
     """
+    arguments = model_arguments(config)
+    names = ("rope_method", "rope_scale", "target_length", "d_crit")
+    given = [f"{name}={arguments[name]}" for name in names if name in arguments]
+    return ", ".join(given) if given else "unscaled"
+
+
+def model_arguments(config: Mapping[str, Any]) -> dict[str, str]:
+    """The model arguments of a run as texts by name; those that are None are left out.
+
+    Args:
+        config: The ``config`` entry of lm-eval's results, which has them as a mapping or as
+            ``name=value,name=value``.
+    """
     arguments = config.get("model_args") or {}
     if isinstance(arguments, str):
         pairs = (item.partition("=") for item in arguments.split(","))
         arguments = {key.strip(): value.strip() for key, _, value in pairs}
-    names = ("rope_method", "rope_scale", "target_length", "d_crit")
-    given = [f"{name}={arguments[name]}" for name in names if arguments.get(name) is not None]
-    return ", ".join(given) if given else "unscaled"
+    return {str(name): str(value) for name, value in arguments.items() if value is not None}
 
 
 def rope_facts(config: Mapping[str, Any]) -> RopeFacts | None:
@@ -244,9 +272,15 @@ def rope_facts(config: Mapping[str, Any]) -> RopeFacts | None:
     )
 
 
-def comparable(runs: Sequence[Run]) -> bool:
-    """Whether runs measured the same lengths and depths, so that they can share axes."""
-    return len({(tuple(run.lengths), tuple(run.depths)) for run in runs}) <= 1
+def needle_cells(length: int, metrics: Mapping[str, Any]) -> list[Cell]:
+    """The cells of one task, a score for each depth that has one.
+
+    Args:
+        length: Context length in tokens.
+        metrics: Values by keys such as ``depth_070,none`` or ``depth_070``; other keys are passed
+            over.
+    """
+    return [Cell(length, depth, score) for depth, score in _depth_scores(metrics).items()]
 
 
 def _depth_scores(metrics: Mapping[str, Any]) -> dict[int, float]:

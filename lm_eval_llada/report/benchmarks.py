@@ -1,0 +1,214 @@
+"""RULER and LongBench of an evaluation: scores by task, and the means that are published.
+
+Scores are 0-100.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from lm_eval_llada.metrics.longbench import CATEGORIES, DATASETS, longbench_averages
+from lm_eval_llada.metrics.ruler import GROUPS, ruler_averages
+from lm_eval_llada.report.document import (
+    GAP,
+    Block,
+    Paragraph,
+    Section,
+    Table,
+    number,
+    table,
+    with_error,
+)
+from lm_eval_llada.report.evaluations import Evaluation, TaskResult
+
+RULER_TASKS: tuple[str, ...] = tuple(task for group in GROUPS.values() for task in group)
+_OWN_SETTING = "package"
+_REDUCED = "reduced"
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one benchmark at one length, of tasks that belong together.
+
+    Attributes:
+        protocol: The paper whose protocol the tasks follow, as their names begin; ``package`` for
+            the package's own tasks; with ``reduced`` for those of smaller numbers.
+        length: Of the context, for RULER in tokens of prompt and output, for LongBench of the
+            prompt.
+        tasks: What was measured, by the benchmark's own name of the task.
+    """
+
+    protocol: str
+    length: int
+    tasks: Mapping[str, TaskResult]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Score by task."""
+        return {name: score for name, t in self.tasks.items() if (score := t.score) is not None}
+
+    def stderr(self, names: Iterable[str]) -> float | None:
+        """Standard error of the mean over some tasks, which are independent of each other.
+
+        None where the error of one of them is not known.
+        """
+        errors = [self.tasks[name].stderr if name in self.tasks else None for name in names]
+        known = [error for error in errors if error is not None]
+        if not errors or len(known) < len(errors):
+            return None
+        return math.sqrt(math.fsum(error**2 for error in known)) / len(errors)
+
+    def remarks(self, wanted: Iterable[str]) -> str:
+        """What is missing of some tasks, or was cut short; empty if nothing is."""
+        names = list(wanted)
+        absent = [name for name in names if name not in self.values]
+        partial = [name for name in names if name in self.tasks and not self.tasks[name].is_whole]
+        parts = []
+        if absent:
+            parts.append(f"not run: {_named(absent, len(names))}")
+        if partial:
+            parts.append(f"partial: {_named(partial, len(names))}")
+        return "; ".join(parts)
+
+
+def ruler_scores(evaluation: Evaluation) -> list[Scores]:
+    """RULER's tasks by protocol and length, in this order.
+
+    Args:
+        evaluation: Any.
+    """
+    return _gathered(evaluation, "ruler_task", RULER_TASKS)
+
+
+def longbench_scores(evaluation: Evaluation) -> list[Scores]:
+    """LongBench's datasets by protocol and prompt length, in this order.
+
+    Args:
+        evaluation: Any.
+    """
+    return _gathered(evaluation, "dataset", DATASETS)
+
+
+def ruler_means(scores: Scores) -> dict[str, tuple[float | None, float | None]]:
+    """Mean and standard error of ``niah``, ``agg``, ``qa`` and, over the 13, of ``average``."""
+    groups = {**GROUPS, "average": RULER_TASKS}
+    means = ruler_averages(scores.values)
+    return {
+        name: (means[name], _error(scores, tasks, means[name])) for name, tasks in groups.items()
+    }
+
+
+def longbench_means(scores: Scores) -> dict[str, tuple[float | None, float | None]]:
+    """Mean and standard error by name of ``metrics.longbench.longbench_averages``.
+
+    The means of a language and of the categories carry no standard error here.
+    """
+    groups = {c: [n for n, d in DATASETS.items() if d.category == c] for c in CATEGORIES}
+    groups["datasets"] = list(DATASETS)
+    return {
+        name: (mean, _error(scores, groups.get(name, ()), mean))
+        for name, mean in longbench_averages(scores.values).items()
+    }
+
+
+def ruler_section(evaluations: Iterable[Evaluation]) -> Section | None:
+    """RULER by length and by task, or None where nothing of it was run."""
+    by_run = [(e, s) for e in evaluations for s in ruler_scores(e)]
+    if not by_run:
+        return None
+    means = _mean_table(
+        by_run,
+        ruler_means,
+        {"niah": "NIAH", "agg": "AGG", "qa": "QA", "average": "average"},
+        RULER_TASKS,
+        "RULER by length: mean scores (0-100) ± standard error. AGG is vt, cwe and fwe; the "
+        "average is (8 NIAH + 3 AGG + 2 QA) / 13. A mean with a task missing is not given.",
+    )
+    blocks: tuple[Block, ...] = (means, _task_table(by_run, RULER_TASKS, "RULER by task"))
+    return Section("RULER", blocks)
+
+
+def longbench_section(evaluations: Iterable[Evaluation]) -> Section | None:
+    """LongBench by category, language and dataset, or None where nothing of it was run."""
+    by_run = [(e, s) for e in evaluations for s in longbench_scores(e)]
+    if not by_run:
+        return None
+    names = {name: name.replace("_", " ") for name in CATEGORIES}
+    names |= {"english": "English", "chinese": "Chinese"}
+    names |= {"datasets": "mean of 21 datasets", "categories": "mean of 6 categories"}
+    means = _mean_table(
+        by_run,
+        longbench_means,
+        names,
+        tuple(DATASETS),
+        "LongBench by category and language: mean scores (0-100) ± standard error where each "
+        "dataset has one. Code counts for both languages. A mean with a dataset missing is not "
+        "given.",
+    )
+    note = Paragraph(
+        "The published averages are reproduced by none of the natural means over the published "
+        "columns, so two means are given under their own names."
+    )
+    by_task = _task_table(by_run, tuple(DATASETS), "LongBench by dataset")
+    return Section("LongBench", (means, note, by_task))
+
+
+def _gathered(evaluation: Evaluation, key: str, known: Iterable[str]) -> list[Scores]:
+    """Tasks whose metadata name one of ``known``, by protocol and length."""
+    names = set(known)
+    found: dict[tuple[str, int], dict[str, TaskResult]] = {}
+    for task in evaluation.tasks.values():
+        name = task.metadata.get(key)
+        is_known = isinstance(name, str) and name in names
+        if is_known and task.length is not None and task.score is not None:
+            found.setdefault((_protocol(task.name), task.length), {})[str(name)] = task
+    return [Scores(protocol, length, tasks) for (protocol, length), tasks in sorted(found.items())]
+
+
+def _protocol(task: str) -> str:
+    head = task.partition("ruler_")[0] if "ruler_" in task else task.partition("longbench_")[0]
+    name = head.strip("_") or _OWN_SETTING
+    return f"{name}, {_REDUCED}" if _REDUCED in task.split("_") else name
+
+
+def _error(scores: Scores, names: Iterable[str], mean: float | None) -> float | None:
+    return None if mean is None else scores.stderr(names)
+
+
+def _mean_table(
+    by_run: list[tuple[Evaluation, Scores]],
+    means_of: Callable[[Scores], Mapping[str, tuple[float | None, float | None]]],
+    columns: Mapping[str, str],
+    wanted: tuple[str, ...],
+    caption: str,
+) -> Table:
+    rows = []
+    for evaluation, scores in by_run:
+        means = means_of(scores)
+        cells = [with_error(*means[name]) for name in columns]
+        head = [evaluation.label, scores.protocol, f"{scores.length:,}"]
+        rows.append([*head, *cells, scores.remarks(wanted) or "complete"])
+    return table(["run", "tasks of", "length", *columns.values(), "remarks"], rows, caption)
+
+
+def _task_table(
+    by_run: list[tuple[Evaluation, Scores]], names: tuple[str, ...], what: str
+) -> Table:
+    """A line for each task and a column for each run and length; tasks nobody ran are left out."""
+    rows = []
+    for name in names:
+        cells = [number(scores.values.get(name)) for _, scores in by_run]
+        if any(cell != GAP for cell in cells):
+            rows.append([name, *cells])
+    header = ["task", *(f"{e.label}, {s.protocol}, {s.length:,}" for e, s in by_run)]
+    caption = f"{what}: scores (0-100); {GAP} where a task was not run."
+    return table(header, rows, caption, is_detail=True)
+
+
+def _named(names: list[str], total: int) -> str:
+    if len(names) > _MOST_NAMED:
+        return f"{len(names)} of {total} tasks"
+    return ", ".join(names)

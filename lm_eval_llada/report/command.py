@@ -1,0 +1,220 @@
+"""The command ``report``: folders of results to pages, pictures and a summary."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from lm_eval_llada.errors import require_whole
+from lm_eval_llada.report.against import against_section
+from lm_eval_llada.report.benchmarks import longbench_section, ruler_section
+from lm_eval_llada.report.document import Picture, Section
+from lm_eval_llada.report.evaluations import Evaluation, read_evaluations
+from lm_eval_llada.report.failures import failures_section
+from lm_eval_llada.report.figures import new_figure, save_figure
+from lm_eval_llada.report.files import find_files
+from lm_eval_llada.report.kinds import kinds_section
+from lm_eval_llada.report.markdown import to_markdown
+from lm_eval_llada.report.needle_section import needle_section
+from lm_eval_llada.report.perplexity import (
+    find_curves,
+    measured_perplexities,
+    perplexity_section,
+)
+from lm_eval_llada.report.published import published_section
+from lm_eval_llada.report.runs import (
+    other_tasks_section,
+    overview_section,
+    settings_section,
+    speed_section,
+)
+from lm_eval_llada.report.terminal import printable, to_text
+from lm_eval_llada.report.webpage import to_html
+
+_TITLE = "Long-context evaluation"
+_DEFAULT_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to report and where to write it.
+
+    Attributes:
+        paths: Result files, or folders that are searched at every level.
+        against: Two files or folders of one run each, to be compared; or nothing.
+        output: Folder for the pages and pictures.
+        failures: Failed samples to show of each task.
+    """
+
+    paths: tuple[Path, ...]
+    against: tuple[Path, ...] = ()
+    output: Path = Path("report")
+    failures: int = _DEFAULT_FAILURES
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read.
+
+        Raises:
+            ValueError: If there is nothing to report, not two runs to compare, or the output is
+                a file.
+        """
+        require_whole("failures", self.failures, 0)
+        if len(self.against) not in (0, 2):
+            raise ValueError(f"--against takes two runs; got {len(self.against)}.")
+        if not self.paths and not self.against:
+            raise ValueError(
+                "report needs a folder of results, such as the one --output_path of an evaluation "
+                "named, or --against with two of them; got neither."
+            )
+        if self.output.exists() and not self.output.is_dir():
+            raise ValueError(f"--output must be a folder; {str(self.output)!r} is a file.")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to a command line.
+
+    Args:
+        subparsers: What ``ArgumentParser.add_subparsers`` returned.
+    """
+    help_text = "Turn folders of results into tables, pictures and pages"
+    parser = subparsers.add_parser("report", help=help_text, description=help_text)
+    parser.add_argument(
+        "paths",
+        metavar="DIR",
+        type=Path,
+        nargs="*",
+        help="folder of results, samples and perplexity curves, searched at every level",
+    )
+    parser.add_argument(
+        "--against",
+        metavar=("A", "B"),
+        type=Path,
+        nargs=2,
+        default=(),
+        help="two folders or files of one run each: differences in standard errors",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report"), help="folder to write to (default: report)"
+    )
+    parser.add_argument(
+        "--failures",
+        type=int,
+        default=_DEFAULT_FAILURES,
+        help=f"failed samples to show of each task (default: {_DEFAULT_FAILURES})",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(namespace: argparse.Namespace) -> None:
+    """Write a report and print its summary.
+
+    Args:
+        namespace: Of the parser that ``add_parser`` adds.
+
+    Raises:
+        ValueError: If nothing that was named can be reported, or ``--against`` names no two runs.
+        ImportError: If matplotlib is not installed.
+        OSError: If the output cannot be written.
+    """
+    options = ReportOptions(
+        tuple(namespace.paths), tuple(namespace.against), namespace.output, namespace.failures
+    )
+    summary = write_report(options, bold=_shows_bold(sys.stdout))
+    print(printable(summary, sys.stdout.encoding), end="")
+
+
+def write_report(options: ReportOptions, *, bold: bool = False) -> str:
+    """Write ``report.md``, ``report.html`` and every picture as PNG and SVG.
+
+    Args:
+        options: What to report and where to write it.
+        bold: Whether headings of the summary are set in bold by terminal codes.
+
+    Returns:
+        The summary as plain text.
+
+    Raises:
+        ValueError: If nothing that was named can be reported, or ``against`` names no two runs.
+        ImportError: If matplotlib is not installed.
+        OSError: If the output cannot be written.
+    """
+    new_figure(1, 1)  # says what is missing before minutes of reading
+    sections = build_sections(options)
+    folder = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        block.name: save_figure(block.figure, folder, block.name)
+        for section in sections
+        for block in section.blocks
+        if isinstance(block, Picture)
+    }
+    # Names in foreign files may hold halves of characters, which UTF-8 cannot write.
+    for name, text in (
+        ("report.md", to_markdown(_TITLE, sections)),
+        ("report.html", to_html(_TITLE, sections, pictures)),
+    ):
+        (folder / name).write_text(text, encoding="utf-8", errors="replace")
+    written = f"Written: {folder / 'report.html'}, {folder / 'report.md'} and {len(pictures)} "
+    return f"{to_text(_TITLE, sections, bold=bold)}\n{written}pictures as PNG and SVG\n"
+
+
+def build_sections(options: ReportOptions) -> list[Section]:
+    """The parts of a report that there are data for.
+
+    Args:
+        options: What to report.
+
+    Raises:
+        ValueError: If nothing that was named can be reported, or ``against`` names no two runs.
+        ImportError: If matplotlib is not installed.
+    """
+    found = find_files([*options.paths, *options.against])
+    reading, curves = read_evaluations(found), find_curves(found.curves)
+    skipped = [*reading.skipped, *curves.skipped]
+    if not reading.evaluations and not curves.series:
+        reasons = "; ".join(map(str, skipped)) or "there is no .json or .jsonl file"
+        raise ValueError(f"There is nothing to report: {reasons}.")
+    runs = reading.evaluations
+    sections = [
+        _compared(options.against) if options.against else None,
+        overview_section(reading, skipped),
+        needle_section(runs),
+        ruler_section(runs),
+        longbench_section(runs),
+        perplexity_section(curves.series, runs),
+        kinds_section(runs),
+        published_section(runs, measured_perplexities(curves.series)),
+        other_tasks_section(runs),
+        speed_section(runs),
+        settings_section(runs),
+        failures_section(runs, options.failures) if runs else None,
+    ]
+    return [section for section in sections if section is not None]
+
+
+def _compared(paths: Sequence[Path]) -> Section:
+    first, second = (_only_run(path) for path in paths)
+    return against_section(first, second)
+
+
+def _only_run(path: Path) -> Evaluation:
+    """The one run in a file or folder, read on its own: two runs of one setting stay two here."""
+    runs = read_evaluations(find_files([path])).evaluations
+    if len(runs) != 1:
+        names = "; ".join(run.label for run in runs) or "no run"
+        raise ValueError(
+            f"--against needs a file or folder with exactly one run; {str(path)!r} holds {names}."
+        )
+    return replace(runs[0], label=f"{runs[0].label} ({path})")
+
+
+def _shows_bold(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that takes codes, and the user has not declined them."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    return stream.isatty()

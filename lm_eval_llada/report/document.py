@@ -1,0 +1,165 @@
+"""A report as data: sections of paragraphs, tables, pictures and excerpts, in no format yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GAP = "-"
+"""What a cell shows where nothing was measured."""
+
+_NUMBER = re.compile(r"[-+−]?[\d,.]+(?: ?%)?(?: ± [\d,.]+)?")
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text.
+
+    Attributes:
+        text: Without any markup.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of lines.
+
+    Attributes:
+        lines: At least one, without any markup.
+    """
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        header: Name of each column.
+        rows: As many cells each as the header has.
+        caption: What the numbers are, with their unit; a sentence or nothing.
+        is_detail: Whether a summary leaves it out.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    is_detail: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject rows that do not fit the header.
+
+        Raises:
+            ValueError: If a row has more or fewer cells.
+        """
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(
+                    f"A row needs {len(self.header)} cells, as the header has; got {list(row)}."
+                )
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column holds numbers and gaps only, so that it is set to the right."""
+        cells = [row[column] for row in self.rows]
+        return all(not cell or cell == GAP or _NUMBER.fullmatch(cell) for cell in cells)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing.
+
+    Attributes:
+        name: File name without its ending; unique in a report.
+        alternative: What it shows, for those who do not see it.
+        figure: The drawing.
+    """
+
+    name: str
+    alternative: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Texts to read when asked for, such as a failed sample.
+
+    Attributes:
+        title: One line.
+        parts: (name, text) pairs; the texts are shown as they are.
+    """
+
+    title: str
+    parts: tuple[tuple[str, str], ...]
+
+
+Block = Paragraph | Bullets | Table | Picture | Excerpt
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report under a heading.
+
+    Attributes:
+        title: The heading.
+        blocks: In order.
+    """
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number with a fixed count of decimals, or the gap where there is none.
+
+    Args:
+        value: The number.
+        digits: Decimals.
+    """
+    if value is None:
+        return GAP
+    text = f"{value:,.{digits}f}"
+    # Rounding must not leave a sign on nothing.
+    return text.lstrip("-") if not text.strip("-0.,") else text
+
+
+def with_error(value: float | None, stderr: float | None, digits: int = 1) -> str:
+    """A number followed by its standard error where that is known.
+
+    Args:
+        value: The number.
+        stderr: Standard error in the same unit.
+        digits: Decimals of both.
+    """
+    if value is None or stderr is None:
+        return number(value, digits)
+    return f"{number(value, digits)} ± {stderr:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """A difference, with its sign even if it is positive.
+
+    Args:
+        value: The difference.
+        digits: Decimals.
+    """
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.,") else text
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    caption: str = "",
+    *,
+    is_detail: bool = False,
+) -> Table:
+    """A ``Table`` from any sequences."""
+    return Table(tuple(header), tuple(map(tuple, rows)), caption, is_detail)

@@ -1,0 +1,63 @@
+"""Pictures in general: an empty one, and one written as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DOTS_PER_INCH = 150
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure whose parts make room for each other.
+
+    Args:
+        width: In inches.
+        height: In inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib. Install it with: pip install 'lm_eval_llada[plot]'"
+        ) from error
+    # Figure alone, without pyplot, draws through Agg and leaves no global state behind.
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """A figure as SVG, the same bytes for the same figure.
+
+    Args:
+        figure: Letters become outlines, so that it looks alike on every machine.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "lm_eval_llada"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
+    """Write a figure as ``<name>.png`` and ``<name>.svg``.
+
+    Args:
+        figure: What to write.
+        folder: Exists.
+        name: File name without its ending.
+
+    Returns:
+        The SVG.
+    """
+    figure.savefig(folder / f"{name}.png", dpi=_DOTS_PER_INCH)
+    svg = svg_bytes(figure)
+    (folder / f"{name}.svg").write_bytes(svg)
+    return svg

@@ -1,0 +1,164 @@
+"""Needles in a report: heatmaps by checkpoint, scores by depth, predicted and observed frontier."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from lm_eval_llada.report.document import (
+    GAP,
+    Block,
+    Bullets,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    number,
+    signed,
+    table,
+)
+from lm_eval_llada.report.evaluations import Evaluation
+from lm_eval_llada.report.figures import new_figure
+from lm_eval_llada.report.heatmap import draw_heatmaps
+from lm_eval_llada.report.needles import frontier_caption, frontier_rows, needle_runs
+from lm_eval_llada.report.rows import Run
+
+_SINGLE = "niah"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = "os^Dv<>"
+_EXPLANATION = (
+    "The frontier is the shallowest depth predicted to be retrieved, 1 - reach / length, a "
+    "heuristic. The observed one is the depth from which a step fits the scores best. Errors are "
+    "predicted less observed: a negative one of the frontier, or a positive one of the mean, "
+    "means that the heuristic promises more than is found."
+)
+
+Panel = tuple[Evaluation, Run]
+
+
+def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
+    """Heatmaps and tables of all needle tasks, or None where none was run.
+
+    Runs of one checkpoint stand side by side in the order of their λ: those of several λ are a
+    sweep.
+
+    Args:
+        evaluations: In the order of the report.
+    """
+    groups: dict[tuple[str, str], list[Panel]] = {}
+    for evaluation in evaluations:
+        for family, run in needle_runs(evaluation).items():
+            groups.setdefault((family, evaluation.model), []).append((evaluation, run))
+    if not groups:
+        return None
+    blocks: list[Block] = []
+    for (family, model), panels in sorted(groups.items()):
+        blocks += _checkpoint(family, model, panels)
+    by_family: dict[str, list[Run]] = {}
+    for (family, _), panels in sorted(groups.items()):
+        by_family.setdefault(family, []).extend(run for _, run in panels)
+    curves = [_mean_curves(family, runs) for family, runs in by_family.items() if _has_curve(runs)]
+    if any(run.rope is not None for runs in by_family.values() for run in runs):
+        blocks.append(Paragraph(_EXPLANATION))
+    return Section("Needles in a haystack", (*curves, *blocks))
+
+
+def file_name(*parts: str) -> str:
+    """A name for a file that every system takes, from texts of any kind."""
+    return re.sub(r"[^a-z0-9._]+", "-", "-".join(parts).lower()).strip("-.")
+
+
+def _checkpoint(family: str, model: str, panels: Sequence[Panel]) -> list[Block]:
+    runs = [run for _, run in panels]
+    scales = {evaluation.rope_scale for evaluation, _ in panels} - {None}
+    sweep = "λ sweep, " if len(scales) > 1 else ""
+    title = f"{model}, {family}: {sweep}needles found by context length and depth"
+    captions = {run.label: text for run in runs if (text := frontier_caption(run))}
+    name = file_name("heatmap", family, model)
+    blocks: list[Block] = [Picture(name, title, draw_heatmaps(runs, title, captions))]
+    blocks += [_depth_table(family, run) for run in runs]
+    unfinished = [f"{run.label}: {run.missing}" for run in runs if run.missing]
+    if unfinished:
+        blocks.append(Bullets(tuple(unfinished)))
+    frontier = _frontier_table(family, panels)
+    return [*blocks, frontier] if frontier else blocks
+
+
+def _depth_table(family: str, run: Run) -> Table:
+    header = ["length", *(f"{depth} %" for depth in run.depths), "mean", "samples"]
+    rows = [
+        [
+            f"{length:,}",
+            *(number(run.score(length, depth), 0) for depth in run.depths),
+            number(run.mean(length)),
+            str(run.samples[length]),
+        ]
+        for length in run.lengths
+    ]
+    caption = (
+        f"{run.label}, {family}: score (0-100) by context length (tokens) and depth of the needle; "
+        f"{GAP} where nothing was measured."
+    )
+    return table(header, rows, caption)
+
+
+def _frontier_table(family: str, panels: Sequence[Panel]) -> Table | None:
+    rows = []
+    for evaluation, run in panels:
+        for row in frontier_rows(run):
+            observed = "none" if row.observed is None else f"{row.observed} %"
+            rows.append(
+                [
+                    *(evaluation.label, number(evaluation.rope_scale, 2), f"{row.length:,}"),
+                    *(f"{row.predicted:.0f} %", observed, signed(row.error, 0)),
+                    *(number(row.predicted_mean, 0), number(row.observed_mean)),
+                    signed(row.mean_error),
+                ]
+            )
+    if not rows:
+        return None
+    header = ["run", "λ", "length", "frontier predicted", "observed", "error"]
+    header += ["mean predicted", "observed mean", "error of the mean"]
+    caption = (
+        f"{family}: predicted against observed frontier, depths in per cent, errors in points; "
+        f"{GAP} where no depth is predicted or none is found."
+    )
+    return table(header, rows, caption)
+
+
+def _has_curve(runs: Sequence[Run]) -> bool:
+    return any(len(run.lengths) > 1 for run in runs)
+
+
+def _mean_curves(family: str, runs: Sequence[Run]) -> Picture:
+    """Mean score by length, a line for each run."""
+    figure = new_figure(9.0, 4.6)
+    axes = figure.subplots()
+    for position, run in enumerate(runs):
+        partial = "" if run.missing is None else " (partial)"
+        axes.plot(
+            run.lengths,
+            [run.mean(length) for length in run.lengths],
+            color=_COLOURS[position % len(_COLOURS)],
+            marker=_MARKERS[position % len(_MARKERS)],
+            label=run.label + partial,
+        )
+    lengths = sorted({length for run in runs for length in run.lengths})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    trained = {run.rope.train_length for run in runs if run.rope is not None}
+    for length in sorted(trained):
+        if lengths[0] <= length <= lengths[-1]:
+            axes.axvline(length, color="0.35", linestyle=":", linewidth=1)
+            axes.annotate(f"trained: {length:,}", (length, 0), rotation=90, fontsize=8,
+                          xytext=(3, 3), textcoords="offset points", color="0.35")  # fmt: skip
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("context length (tokens)")
+    axes.set_ylabel("mean score over depths (0-100)")
+    axes.grid(alpha=0.25)
+    title = f"{family}: retrieval by context length"
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.legend(loc="outside lower center", frameon=False, ncols=1 + (math.ceil(len(runs) / 6)))
+    return Picture(file_name("retrieval", family), title, figure)
