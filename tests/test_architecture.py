@@ -34,9 +34,10 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
         None,
     ),
     "report": ({"report"}, {"errors", "metrics", "rope"}),
+    "curves": ({"curves", "curve_files", "curve_scores"}, None),
     "posttrain": ({"posttrain"}, {"errors", "modeling", "diffusion", "data"}),
     "tiny": ({"tiny"}, {"errors", "checkpoints", "modeling", "diffusion", "data"}),
-    "command line": ({"__main__", "demo"}, None),
+    "command line": ({"__main__", "demo", "rope_command"}, None),
 }
 
 
