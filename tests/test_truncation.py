@@ -33,9 +33,7 @@ def bos_tokenizer() -> PreTrainedTokenizerFast:
 def chat_tokenizer() -> PreTrainedTokenizerFast:
     """The toy tokenizer with a chat format whose marks are ordinary characters."""
     tokenizer = copy.deepcopy(toy_tokenizer())
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}>"
-    )
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}>"
     return tokenizer
 
 
