@@ -161,6 +161,8 @@ _ROPE_EXTRA = (
     "long_factor",
     "short_factor",
 )
+# What the harness' command line passes as device when the user named none, on any machine.
+_UNSAID_DEVICE = "cuda:0"
 # `lm_eval --trust_remote_code` adds this name for the sake of data sets; our model runs no remote
 # code whatever it says.
 _IGNORED = ("trust_remote_code",)
@@ -237,6 +239,24 @@ def parse_model_args(model_args: Mapping[str, Any]) -> ModelArguments:
     if extra:
         values["rope"]["extra"] = extra
     return ModelArguments(**{part: parts[part](**given) for part, given in values.items()})
+
+
+def with_run_settings(
+    arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Combine model_args with what the command line passes beside them.
+
+    The command line always passes a batch size and a device, so model_args win over both, and
+    its own default device is taken as none given.
+
+    Args:
+        arg_dict: model_args.
+        additional_config: batch_size, max_batch_size and device; None means not given.
+    """
+    beside = {k: v for k, v in (additional_config or {}).items() if v is not None}
+    if beside.get("device") == _UNSAID_DEVICE:
+        beside["device"] = "auto"
+    return {**beside, **arg_dict}
 
 
 def answer_fingerprint(arguments: ModelArguments, checkpoint: str) -> str:

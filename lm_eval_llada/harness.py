@@ -19,7 +19,12 @@ from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
 from . import __version__
-from .arguments import ModelArguments, answer_fingerprint, parse_model_args
+from .arguments import (
+    ModelArguments,
+    answer_fingerprint,
+    parse_model_args,
+    with_run_settings,
+)
 from .batching import Progress
 from .cache_keys import own_keys
 from .distributed import Ranks, choose_device, join_ranks
@@ -27,8 +32,6 @@ from .requests import RequestSeeds, content_seed, fit_prompt, plan_generation
 from .runlog import RunLog, Sample, merge_logs
 from .runner import Generation, Runner, Target, load_runner, open_checkpoint
 
-# What the harness' command line passes as device when the user named none, on any machine.
-_UNSAID_DEVICE = "cuda:0"
 _logger = logging.getLogger("lm_eval_llada")
 
 
@@ -73,19 +76,8 @@ class LLaDALM(TemplateLM):
     def create_from_arg_obj(  # type: ignore[override]
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> LLaDALM:
-        """Make the model from model_args and what the command line passes beside them.
-
-        The command line always passes a batch size and a device, so model_args win over both, and
-        its own default device is taken as none given.
-
-        Args:
-            arg_dict: model_args.
-            additional_config: batch_size, max_batch_size and device; None means not given.
-        """
-        beside = {k: v for k, v in (additional_config or {}).items() if v is not None}
-        if beside.get("device") == _UNSAID_DEVICE:
-            beside["device"] = "auto"
-        return cls(**{**beside, **arg_dict})
+        """Make the model from model_args and more; see `arguments.with_run_settings`."""
+        return cls(**with_run_settings(arg_dict, additional_config))
 
     @classmethod
     def create_from_arg_string(  # type: ignore[override]

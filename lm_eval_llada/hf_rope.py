@@ -21,14 +21,19 @@ from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, PreTrainedConfig
 
 from . import __version__
-from .arguments import ModelArguments, parse_model_args, shared_names, unknown_name
+from .arguments import (
+    ModelArguments,
+    parse_model_args,
+    shared_names,
+    unknown_name,
+    with_run_settings,
+)
 from .cache_keys import fingerprint, own_keys
 from .checkpoints import resolve_checkpoint
 from .requests import causal_generation, fit_prompt
 from .rope import ResolvedRope, RopeChoice, resolve
 from .runlog import RunLog
 
-_UNSAID_DEVICE = "cuda:0"
 # Taken by transformers' from_pretrained, to which the harness hands on what it does not know.
 _LOADING_NAMES = ("attn_implementation", "device_map", "load_in_4bit", "load_in_8bit")
 _DEFAULT_GEN_LENGTH = 128
@@ -72,16 +77,8 @@ class RopeLM(HFLM):
     def create_from_arg_obj(  # type: ignore[override]
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> RopeLM:
-        """Make the model from model_args, which win over what the command line passes beside them.
-
-        Args:
-            arg_dict: model_args.
-            additional_config: batch_size, max_batch_size and device; None means not given.
-        """
-        beside = {k: v for k, v in (additional_config or {}).items() if v is not None}
-        if beside.get("device") == _UNSAID_DEVICE:
-            beside["device"] = "auto"
-        return cls(**{**beside, **arg_dict})
+        """Make the model from model_args and more; see `arguments.with_run_settings`."""
+        return cls(**with_run_settings(arg_dict, additional_config))
 
     @classmethod
     def create_from_arg_string(  # type: ignore[override]

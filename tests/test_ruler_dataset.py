@@ -19,8 +19,8 @@ from lm_eval_llada.data.ruler.options import (
     RULER_TASKS,
     RulerOptions,
     kind_of,
-    own_settings,
 )
+from lm_eval_llada.data.settings import own_settings
 from lm_eval_llada.metrics.ruler import GROUPS, ruler_results
 
 WITHOUT_QA = [task for task in RULER_TASKS if kind_of(task) != "qa"]

@@ -136,20 +136,30 @@ def _chat_brings_bos(tokenizer: Any) -> bool:
     return bool(bos) and _opened_chat(tokenizer, _CHAT_PROBES[0]).startswith(bos)
 
 
+def plain_backend(tokenizer: Any) -> Any:
+    """Return the fast tokenizer behind a transformers one, or None if there is none.
+
+    It is a copy that neither truncates nor pads, since the original keeps the truncation and
+    padding of the last call made with them.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return None
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def _plain_count(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
     """Return the function that counts tokens without special ones, by the fastest way there is."""
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
+    backend = plain_backend(tokenizer)
+    if backend is None:
 
         def count_slowly(texts: Sequence[str]) -> list[int]:
             encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)
             return [len(ids) for ids in encoded["input_ids"]]
 
         return count_slowly
-
-    # A copy, since the original keeps the truncation and padding of the last call made with them.
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.no_truncation()
-    backend.no_padding()
 
     def count_fast(texts: Sequence[str]) -> list[int]:
         # Several times faster than calling the tokenizer, which also finds each token's place.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any, cast
 
 from lm_eval_llada.data.counting import LENGTH_UNITS, load_tokenizer
 from lm_eval_llada.data.prompts import LONGBENCH_DATASETS, LongBenchPrompt, longbench_prompt
+from lm_eval_llada.data.settings import own_settings
 from lm_eval_llada.data.sources import Source, find_file, read_json_lines
 from lm_eval_llada.data.truncation import Cut, make_cutter
 from lm_eval_llada.errors import require_whole, unknown_choice
@@ -160,9 +160,12 @@ def longbench_dataset(
         load_tokenizer(tokenizer, pretrained, revision),
         dataset=dataset,
         prompt_length=prompt_length,
-        **_known_settings(settings),
+        **own_settings(settings, _SETTINGS, "a LongBench task"),
     )
     return {"test": Dataset.from_list(samples)}
+
+
+_SETTINGS = {option.name for option in fields(LongBenchOptions)} - {"dataset", "prompt_length"}
 
 
 def longbench_documents(
@@ -271,16 +274,3 @@ def _holds(dataset: str) -> Callable[[Path], bool]:
         return isinstance(row, dict) and row.get("dataset") == dataset
 
     return is_of_dataset
-
-
-def _known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that are fields of ``LongBenchOptions``; refuse names close to one."""
-    names = {option.name for option in fields(LongBenchOptions)} - {"dataset", "prompt_length"}
-    for name in settings:
-        # Strict, as names of model arguments pass through here.
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
-        if name not in names and close:
-            raise ValueError(
-                f"Unknown setting {name!r} of a LongBench task. Did you mean {close[0]!r}?"
-            )
-    return {name: value for name, value in settings.items() if name in names and value is not None}

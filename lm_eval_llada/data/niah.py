@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -27,6 +26,7 @@ from lm_eval_llada.data.needles import (
 )
 from lm_eval_llada.data.niah_options import DEPTHS, NiahOptions, checked_depths
 from lm_eval_llada.data.placing import Haystack, fill, insert
+from lm_eval_llada.data.settings import own_settings
 
 __all__ = ["DEPTHS", "NiahOptions", "build_niah", "niah_dataset"]
 
@@ -119,7 +119,7 @@ def niah_dataset(
 
     if length is None:
         raise ValueError("metadata of a NIAH task must give length, in tokens; it has none.")
-    options = _known_settings(settings)
+    options = own_settings(settings, _SETTINGS, "a NIAH task")
     depths = checked_depths(options.get("depths", DEPTHS))
     without_metric = [depth for depth in depths if depth not in DEPTHS]
     if without_metric:
@@ -136,6 +136,9 @@ def niah_dataset(
         **options,
     )
     return {"test": Dataset.from_list(samples)}
+
+
+_SETTINGS = {option.name for option in fields(NiahOptions)} - {"length", "gen_length", "seed"}
 
 
 def counter_of(options: NiahOptions, tokenizer: Any) -> TokenCounter:
@@ -255,17 +258,6 @@ def _sample(
 @lru_cache(maxsize=4)
 def _corpus_text(haystack: str, data_dir: str | Path | None, revision: str) -> str:
     return "\n".join(corpus(haystack, data_dir, revision))
-
-
-def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that are fields of ``NiahOptions``; refuse names close to one of them."""
-    names = {option.name for option in fields(NiahOptions)} - {"length", "gen_length", "seed"}
-    for name in settings:
-        # Strict, as names of model arguments such as max_length pass through here.
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
-        if name not in names and close:
-            raise ValueError(f"Unknown setting {name!r} of a NIAH task. Did you mean {close[0]!r}?")
-    return {name: value for name, value in settings.items() if name in names and value is not None}
 
 
 def _output_length(generation: Mapping[str, Any]) -> int:

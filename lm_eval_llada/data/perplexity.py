@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.data.counting import load_tokenizer
+from lm_eval_llada.data.settings import own_settings
 from lm_eval_llada.data.texts import TokenText, long_texts, read_documents, tokenize
 from lm_eval_llada.errors import require_whole
 
@@ -124,9 +124,12 @@ def perplexity_dataset(
     samples = build_perplexity(
         load_tokenizer(tokenizer, pretrained, revision),
         lengths=tuple(lengths),
-        **_known_settings(settings),
+        **own_settings(settings, _SETTINGS, "a perplexity task"),
     )
     return {"test": Dataset.from_list(samples)}
+
+
+_SETTINGS = {option.name for option in fields(PerplexityOptions)} - {"lengths"}
 
 
 @dataclass
@@ -211,16 +214,3 @@ def _sample(
         "num_tokens": end - start,
         "num_bytes": text.num_bytes(start, end),
     }
-
-
-def _known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that are fields of ``PerplexityOptions``; refuse names close to one."""
-    names = {option.name for option in fields(PerplexityOptions)} - {"lengths"}
-    for name in settings:
-        # Strict, as names of model arguments pass through here.
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
-        if name not in names and close:
-            raise ValueError(
-                f"Unknown setting {name!r} of a perplexity task. Did you mean {close[0]!r}?"
-            )
-    return {name: value for name, value in settings.items() if name in names and value is not None}

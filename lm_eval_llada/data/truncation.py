@@ -6,12 +6,11 @@ last half of a prompt's tokens: that is where instructions and questions stand.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_llada.data.counting import chat_overhead, cl100k_encoding, make_counter
+from lm_eval_llada.data.counting import chat_overhead, cl100k_encoding, make_counter, plain_backend
 
 # What decoding writes in place of bytes that are no whole character.
 _REPLACEMENT = "\ufffd"
@@ -159,10 +158,8 @@ def make_cutter(
 
 def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     """Return the function that encodes without special tokens, by the fastest way there is."""
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
+    backend = plain_backend(tokenizer)
+    if backend is None:
         return lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    # As for counting: a copy without the truncation of the last call, and no offsets of tokens.
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.no_truncation()
-    backend.no_padding()
+    # As for counting, without the tokens' places.
     return lambda text: backend.encode_batch_fast([text], add_special_tokens=False)[0].ids

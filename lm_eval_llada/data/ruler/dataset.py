@@ -15,8 +15,8 @@ from lm_eval_llada.data.ruler.options import (
     FILELESS_TASKS,
     RulerOptions,
     kind_of,
-    own_settings,
 )
+from lm_eval_llada.data.settings import own_settings
 
 
 def build_ruler(

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from lm_eval_llada.data.prompts import RulerTemplate, ruler_template
 from lm_eval_llada.data.ruler.making import Draft
 from lm_eval_llada.data.ruler.words import plain_words, words_release
-from lm_eval_llada.errors import require_number, require_whole, unknown_choice
+from lm_eval_llada.data.settings import changed
+from lm_eval_llada.errors import require_number, require_whole
 
 SHORT_LENGTH = 4096
 """Length, in tokens, below which the original makes cwe of smaller numbers."""
@@ -33,8 +34,6 @@ _STEEPEST = 6.0
 
 # Tokens of a sample's length for each word of fwe's vocabulary.
 _TOKENS_PER_WORD = 50
-
-_Settings = TypeVar("_Settings", "CommonWordsSettings", "FrequentWordsSettings")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def common_words_maker(
         ImportError: If wonderwords, or lm-eval, which holds the wording, is not installed.
     """
     defaults = _SHORT if length < SHORT_LENGTH else CommonWordsSettings()
-    chosen = _changed(defaults, settings, "cwe")
+    chosen = changed(defaults, settings, "cwe")
     return CommonWordsMaker(chosen, seed, template or _asking_for(chosen.num_cw))
 
 
@@ -166,7 +165,7 @@ def frequent_words_maker(
         ValueError: If a setting is unknown or wrong.
         ImportError: If lm-eval, which holds the wording, is not installed.
     """
-    chosen = _changed(FrequentWordsSettings(), settings, "fwe")
+    chosen = changed(FrequentWordsSettings(), settings, "fwe")
     if chosen.vocab_size is None:
         # The least is for lengths that no sample fits anyway; the fit then says which would do.
         chosen = replace(chosen, vocab_size=max(length // _TOKENS_PER_WORD, _NUM_ASKED + 1))
@@ -307,14 +306,6 @@ class FrequentWordsMaker:
                 "fourth_frequency": sum(counts[_NUM_ASKED + 1 : _NUM_ASKED + 2]),
             },
         )
-
-
-def _changed(defaults: _Settings, settings: Mapping[str, Any] | None, task: str) -> _Settings:
-    known = [field.name for field in fields(defaults)]
-    for name in settings or {}:
-        if name not in known:
-            raise unknown_choice(f"A setting of {task}", name, known)
-    return replace(defaults, **(settings or {}))
 
 
 def _asking_for(num_words: int) -> RulerTemplate:

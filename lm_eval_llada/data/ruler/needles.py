@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from lm_eval_llada.data.prompts import RulerTemplate, ruler_template, ruler_text
 from lm_eval_llada.data.ruler.haystacks import DEPTHS, EssayHaystack, Haystack, LineHaystack
 from lm_eval_llada.data.ruler.making import Draft
 from lm_eval_llada.data.ruler.words import draw_key_word, words_release
+from lm_eval_llada.data.settings import changed
 from lm_eval_llada.errors import require_whole, unknown_choice
 
 HAYSTACK_TYPES: tuple[str, ...] = ("noise", "essay", "needle")
@@ -126,11 +127,7 @@ def needle_maker(
     """
     if task not in NIAH_TASKS:
         raise unknown_choice("task", task, NIAH_TASKS)
-    known = [field.name for field in fields(NeedleSettings)]
-    for name in settings or {}:
-        if name not in known:
-            raise unknown_choice(f"A setting of {task}", name, known)
-    chosen = replace(NIAH_TASKS[task], **(settings or {}))
+    chosen = changed(NIAH_TASKS[task], settings, task)
     if chosen.type_haystack == "essay" and not essays:
         raise ValueError(f"{task} hides its needles in essays; pass essays, at least one text.")
     return NeedleMaker(chosen, seed, template or _template("niah"), essays or ())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,26 +127,3 @@ class RulerOptions:
                 original.answer_prefix if self.answer_prefix is None else self.answer_prefix
             ),
         )
-
-
-def own_settings(settings: Mapping[str, Any], names: Iterable[str], what: str) -> dict[str, Any]:
-    """Return the settings that have one of the names; refuse names close to one of them.
-
-    lm-eval hands a data set all model arguments beside the settings of its task file, so that a
-    name which is neither cannot be told from a model argument, unless it looks like a misspelling.
-
-    Args:
-        settings: What lm-eval handed over. A value of None counts as not given.
-        names: The names that are settings.
-        what: Whose settings, for the message, such as ``a RULER task``.
-
-    Raises:
-        ValueError: If a name looks like a misspelt one.
-    """
-    known = set(names)
-    for name in settings:
-        # Strict, as names of model arguments such as max_length pass through here.
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if name not in known and close:
-            raise ValueError(f"Unknown setting {name!r} of {what}. Did you mean {close[0]!r}?")
-    return {name: value for name, value in settings.items() if name in known and value is not None}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_llada.data.prompts import RulerTemplate, ruler_template, ruler_text
 from lm_eval_llada.data.ruler.making import Draft
-from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.data.settings import changed
+from lm_eval_llada.errors import require_whole
 
 # As in the original, whose upper end is left out.
 _NUMBERS = range(10_000, 99_999)
@@ -108,11 +109,8 @@ def tracing_maker(
         ValueError: If a setting is unknown or wrong.
         ImportError: If lm-eval, which holds the wording, is not installed.
     """
-    known = [field.name for field in fields(TracingSettings)]
-    for name in settings or {}:
-        if name not in known:
-            raise unknown_choice("A setting of vt", name, known)
-    return TracingMaker(TracingSettings(**(settings or {})), seed, template or ruler_template("vt"))
+    chosen = changed(TracingSettings(), settings, "vt")
+    return TracingMaker(chosen, seed, template or ruler_template("vt"))
 
 
 class TracingMaker:
