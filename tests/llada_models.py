@@ -46,8 +46,17 @@ def tokens(*shape: int, seed: int = 1) -> Tensor:
     return torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_forward(model: LLaDAForMaskedLM, ids: Tensor) -> Tensor:
-    """One sequence, loops over heads, nothing shared with the package but the weights."""
+def plain_forward(
+    model: LLaDAForMaskedLM,
+    ids: Tensor,
+    kept: dict[int, Tensor] | None = None,
+    window: range | None = None,
+) -> Tensor:
+    """One sequence, loops over heads, nothing shared with the package but the weights.
+
+    What each layer reads goes into ``kept``. With a window, all but the window's part of it is
+    what ``kept`` holds from before; only the window's logits mean something then.
+    """
     config, weights = model.config, dict(model.named_parameters())
     head_dim = config.d_model // config.n_heads
     group = config.n_heads // config.n_kv_heads
@@ -73,6 +82,11 @@ def plain_forward(model: LLaDAForMaskedLM, ids: Tensor) -> Tensor:
     x = weights["model.transformer.wte.weight"][ids]
     for layer in range(config.n_layers):
         block = f"model.transformer.blocks.{layer}"
+        if kept is not None:
+            if window is not None:
+                kept[layer][window.start : window.stop] = x[window.start : window.stop]
+                x = kept[layer]
+            kept[layer] = x.clone()
         h = norm(f"{block}.attn_norm", x)
         q, k, v = (linear(f"{block}.{name}", h) for name in ("q_proj", "k_proj", "v_proj"))
         heads = []

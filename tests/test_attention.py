@@ -104,7 +104,7 @@ def test_with_documents_no_query_is_left_without_keys():
     rows = locate_rows(torch.tensor([[0, 3], [0, 0]]), 1, 6)
     expected = torch.eye(6, dtype=torch.bool)
     expected[2, 3] = expected[3, 2] = True
-    every = attention_mask_for("sdpa", hidden_states, mask, documents, None)
+    every = attention_mask_for("sdpa", hidden_states, hidden_states.shape[1], mask, documents, None)
     assert torch.equal(every[0, 0], expected)
-    some = attention_mask_for("sdpa", hidden_states, mask, documents, rows)
+    some = attention_mask_for("sdpa", hidden_states, hidden_states.shape[1], mask, documents, rows)
     assert torch.equal(some[0, 0], expected[[3, 0]])

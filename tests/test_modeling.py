@@ -208,8 +208,6 @@ def test_denoiser_gives_float32_rows_in_order_and_leaves_training_possible():
     assert every.dtype == some.dtype == torch.float32
     assert every.shape == (12, 97) and some.is_inference()
     assert_close(some, every[rows[:, 0] * 6 + rows[:, 1]], 0.05)
-    with pytest.raises(ValueError, match="takes no cache"):
-        denoise(ids, attention_mask=None, cache=object())
     # Tables cached under inference_mode would make this backward fail.
     with torch.enable_grad():
         model(ids).logits.sum().backward()
@@ -249,8 +247,8 @@ def test_loss_is_the_mean_cross_entropy_of_the_labelled_positions(model):
         ({"rows": torch.tensor([[2, 0]])}, "rows name sequences 2 to 2, outside a batch of 2"),
         ({"rows": torch.tensor([[0, -1]])}, "rows name positions -1 to -1"),
         ({"rows": torch.tensor([1, 2])}, r"rows must be \(num_rows, 2\)"),
-        ({"attention_mask": torch.ones(2, 5)}, r"attention_mask must have the shape .*\(2, 6\)"),
-        ({"document_ids": torch.ones(1, 6)}, "document_ids must have the shape"),
+        ({"attention_mask": torch.ones(2, 5)}, r"attention_mask must have one value for each position, \(2, 6\)"),
+        ({"document_ids": torch.ones(1, 6)}, "document_ids must have one value for each position"),
         ({"position_ids": torch.arange(5)}, "position_ids must be"),
         ({"input_ids": tokens(6)}, "input_ids must be"),
     ],

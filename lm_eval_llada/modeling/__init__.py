@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
+from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
 from lm_eval_llada.modeling.denoiser import make_denoiser
 from lm_eval_llada.modeling.loading import load_config, load_model
@@ -11,6 +12,7 @@ from lm_eval_llada.modeling.model import ATTENTION_IMPLEMENTATIONS, LLaDAForMask
 
 __all__ = [
     "ATTENTION_IMPLEMENTATIONS",
+    "KeyValueCache",
     "LLaDAConfig",
     "LLaDAForMaskedLM",
     "apply_rope",

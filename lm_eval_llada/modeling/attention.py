@@ -85,9 +85,34 @@ def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
     return Rows(batch, position, slot, slot_position)
 
 
+def window_rows(window: Tensor | None, rows: Rows | None) -> Rows | None:
+    """Rows of a window with their positions in the whole sequence, as masks need them.
+
+    Args:
+        window: int64 (batch, seq), positions of a window; None if there is no window.
+        rows: rows counted from the start of the window; None for all of it.
+
+    Returns:
+        `rows` unchanged where there is no window.
+    """
+    if window is None:
+        return rows
+    if rows is None:
+        batch_size, width = window.shape
+        batch = torch.arange(batch_size, device=window.device).repeat_interleave(width)
+        slot = torch.arange(width, device=window.device).repeat(batch_size)
+        return Rows(batch, window.flatten(), slot, window)
+    first = window[:, 0]
+    return rows._replace(
+        position=rows.position + first[rows.batch],
+        slot_position=rows.slot_position + first[:, None],
+    )
+
+
 def attention_mask_for(
     implementation: str,
     hidden_states: Tensor,
+    key_length: int,
     attention_mask: Tensor | None,
     document_ids: Tensor | None,
     rows: Rows | None,
@@ -99,17 +124,20 @@ def attention_mask_for(
 
     Args:
         implementation: name of the attention function.
-        hidden_states: (batch, seq, width), read for shape, dtype and device.
-        attention_mask: bool (batch, seq), True = real; None if all are.
-        document_ids: int (batch, seq); None if each sequence is one document.
+        hidden_states: (batch, seq, width), read for batch, dtype and device.
+        key_length: positions that keys are there for.
+        attention_mask: bool (batch, key_length), True = real; None if all are.
+        document_ids: int (batch, key_length); None if each sequence is one document.
         rows: queries to be asked for; None for all positions.
     """
-    batch_size, seq_length, _ = hidden_states.shape
+    batch_size = hidden_states.shape[0]
     unmasked = attention_mask is None and document_ids is None
     if implementation == "flash_attention_2":
         if unmasked and rows is None:
             return None
-        return _packing(hidden_states, attention_mask, document_ids, rows)
+        return _packing(
+            batch_size, key_length, hidden_states.device, attention_mask, document_ids, rows
+        )
     if unmasked:
         return None
     mask_function = bidirectional_mask_function
@@ -117,8 +145,8 @@ def attention_mask_for(
         mask_function = _document_mask_function(document_ids, attention_mask, rows)
     return ALL_MASK_ATTENTION_FUNCTIONS[implementation](
         batch_size=batch_size,
-        q_length=seq_length if rows is None else rows.slot_position.shape[1],
-        kv_length=seq_length,
+        q_length=key_length if rows is None else rows.slot_position.shape[1],
+        kv_length=key_length,
         q_offset=0,
         kv_offset=0,
         mask_function=mask_function,
@@ -137,14 +165,14 @@ def attend(
 
     Args:
         module: the block, read for `config`, `scaling` and `num_key_value_groups`.
-        query: (batch, seq, heads, head_dim), or (num_rows, heads, head_dim) with `rows`.
+        query: (batch, queries, heads, head_dim), or (num_rows, heads, head_dim) with `rows`.
         key: (batch, seq, kv_heads, head_dim).
         value: like `key`.
         mask: from `attention_mask_for`.
-        rows: where the queries sit; None if they are all positions.
+        rows: where the queries sit; None if each sequence has equally many.
 
     Returns:
-        (batch, seq, heads * head_dim), or (num_rows, heads * head_dim) with `rows`.
+        (batch, queries, heads * head_dim), or (num_rows, heads * head_dim) with `rows`.
     """
     if isinstance(mask, Packing):
         return _attend_packed(module, query, key, value, mask)
@@ -224,14 +252,15 @@ def _attend_packed(
 
 
 def _packing(
-    hidden_states: Tensor,
+    batch_size: int,
+    key_length: int,
+    device: torch.device,
     attention_mask: Tensor | None,
     document_ids: Tensor | None,
     rows: Rows | None,
 ) -> Packing:
     """Sorts queries and keys by (sequence, document), leaving out keys that no query sees."""
-    (batch_size, seq_length, _), device = hidden_states.shape, hidden_states.device
-    group = torch.arange(batch_size, device=device)[:, None].expand(-1, seq_length)
+    group = torch.arange(batch_size, device=device)[:, None].expand(-1, key_length)
     if document_ids is not None:
         document = document_ids - document_ids.amin()
         group = group * (document.amax() + 1) + document
@@ -243,7 +272,7 @@ def _packing(
         queries = real.nonzero()[:, 0]
         query_group = group[queries]
     else:
-        tokens = rows.batch * seq_length + rows.position
+        tokens = rows.batch * key_length + rows.position
         queries = real[tokens].nonzero()[:, 0]
         query_group = group[tokens[queries]]
     if len(queries) == 0:

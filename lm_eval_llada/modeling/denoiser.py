@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.model import LLaDAForMaskedLM
 
 
@@ -19,8 +20,8 @@ def make_denoiser(model: LLaDAForMaskedLM) -> Callable[..., Tensor]:
     Returns:
         `denoise(input_ids, *, attention_mask, rows=None, position_ids=None, document_ids=None,
         cache=None)`, which gives float32 logits (num_rows, embedding_size), all positions in
-        row-major order where `rows` is None. It raises a ValueError if a cache is passed, since
-        every call is an exact forward pass.
+        row-major order where `rows` is None. Without a cache every call is an exact forward pass;
+        `cache` is a `KeyValueCache`, see `LLaDAForMaskedLM.forward`.
     """
 
     @torch.inference_mode()
@@ -31,16 +32,15 @@ def make_denoiser(model: LLaDAForMaskedLM) -> Callable[..., Tensor]:
         rows: Tensor | None = None,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
-        cache: object | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
-        if cache is not None:
-            raise ValueError("This denoiser makes exact forward passes and takes no cache.")
         logits = model(
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             rows=rows,
             document_ids=document_ids,
+            cache=cache,
         ).logits
         return logits.flatten(0, -2).float()
 

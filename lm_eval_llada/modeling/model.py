@@ -13,11 +13,22 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple, is_flash_attn_2_available
 
 from lm_eval_llada.errors import unknown_choice
-from lm_eval_llada.modeling.attention import Rows, attend, attention_mask_for, locate_rows
+from lm_eval_llada.modeling.attention import (
+    Rows,
+    attend,
+    attention_mask_for,
+    locate_rows,
+    window_rows,
+)
+from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig
+from lm_eval_llada.modeling.inputs import check_shapes
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding, rotate
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
+
+MLP_CHUNK_BYTES = 256 * 2**20
+"""Largest intermediate tensor of an MLP; longer inputs go through it in chunks of rows."""
 
 
 def check_attention(implementation: str) -> None:
@@ -85,6 +96,8 @@ class LLaDABlock(GradientCheckpointingLayer):
         sin: Tensor,
         mask: Any = None,
         rows: Rows | None = None,
+        cache: KeyValueCache | None = None,
+        window: Tensor | None = None,
     ) -> Tensor:
         """The residual stream after this block.
 
@@ -94,6 +107,8 @@ class LLaDABlock(GradientCheckpointingLayer):
             sin: like `cos`.
             mask: from `attention_mask_for`, with the same `rows`.
             rows: positions to go on with. Keys and values still come from all positions.
+            cache: keeps keys and values. A filled one also brings those of all other positions.
+            window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
 
         Returns:
             (batch, seq, d_model), or (num_rows, d_model) with `rows`.
@@ -101,17 +116,35 @@ class LLaDABlock(GradientCheckpointingLayer):
         normed = self.attn_norm(hidden_states)
         key = rotate(self._heads(self.k_proj(normed)), cos[:, :, None], sin[:, :, None])
         value = self._heads(self.v_proj(normed))
+        if cache is not None and window is not None:
+            key, value = cache.replace(self.layer_idx, key, value, window)
+        elif cache is not None:
+            cache.fill(self.layer_idx, key, value)
         if rows is not None:
             # From here on tensors are (num_rows, ...): indexing copies them contiguously, which
             # a linear layer in bfloat16 on CPU can need to stay off a far slower path.
             chosen = (rows.batch, rows.position)
             hidden_states, normed = hidden_states[chosen], normed[chosen]
-            cos, sin = (t.expand(key.shape[0], -1, -1)[chosen] for t in (cos, sin))
+            cos, sin = (t.expand(len(key), -1, -1)[chosen] for t in (cos, sin))
         query = rotate(self._heads(self.q_proj(normed)), cos[..., None, :], sin[..., None, :])
         attended = self.attn_out(attend(self, query, key, value, mask, rows))
         hidden_states = hidden_states + attended
-        normed = self.ff_norm(hidden_states)
-        return hidden_states + self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed))
+        return hidden_states + self._mlp(self.ff_norm(hidden_states))
+
+    def _mlp(self, normed: Tensor) -> Tensor:
+        """The gated MLP. It works row by row, so long inputs go through in parts that fit."""
+        row_bytes = self.ff_proj.out_features * normed.element_size()
+        num_rows = max(1, MLP_CHUNK_BYTES // row_bytes)
+        if torch.is_grad_enabled() or normed[..., 0].numel() <= num_rows:
+            return self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed))
+        flat = normed.flatten(0, -2)
+        output = torch.empty_like(flat)
+        for start in range(0, len(flat), num_rows):
+            part = flat[start : start + num_rows]
+            output[start : start + num_rows] = self.ff_out(
+                F.silu(self.ff_proj(part)) * self.up_proj(part)
+            )
+        return output.view_as(normed)
 
     def _heads(self, states: Tensor) -> Tensor:
         """Splits the last dimension into heads; under tensor parallelism, into this rank's."""
@@ -216,6 +249,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         rows: Tensor | None = None,
         document_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> MaskedLMOutput:
         """Logits of the original token at each position, or at the rows asked for.
 
@@ -231,6 +265,10 @@ class LLaDAForMaskedLM(PreTrainedModel):
             document_ids: int64 (batch, seq); attention stays inside equal ids of a sequence.
             labels: int64, the shape of the logits without their last dimension; -100 is ignored.
                 The loss is the plain mean cross-entropy, without the 1/t weight of training.
+            cache: an empty one is filled. With a filled one, `input_ids` are windows of the
+                sequences it was filled from, all of one width: `position_ids` (batch, seq) say
+                where they are, consecutive in each; `attention_mask` is (batch, key_length) and
+                the positions in `rows` are those in the sequences.
 
         Returns:
             `logits` (batch, seq, embedding_size), or (num_rows, embedding_size) with `rows`, in
@@ -238,15 +276,21 @@ class LLaDAForMaskedLM(PreTrainedModel):
             tuple.
 
         Raises:
-            ValueError: if shapes do not fit, or documents come with a rotation that depends on the
-                length of a sequence.
+            ValueError: if shapes do not fit, or documents or a cache come with a rotation that
+                depends on the length of a sequence.
         """
-        self._check_inputs(input_ids, attention_mask, position_ids, rows, document_ids)
-        if rows is not None and rows.shape[0] == 0:
+        for name, given in (("document_ids", document_ids), ("cache", cache)):
+            if given is not None and self.rotary.depends_on_length:
+                raise ValueError(
+                    f"{name} cannot be combined with rope type {self.rotary.rope_type!r}, whose "
+                    "frequencies depend on the length of a sequence; use rope_method=ntk."
+                )
+        check_shapes(input_ids, attention_mask, position_ids, rows, document_ids, cache)
+        if rows is not None and rows.shape[0] == 0 and cache is None:
             logits = self.model.transformer["wte"].weight.new_zeros(0, self.config.embedding_size)
         else:
             logits = self._head(
-                self._encode(input_ids, attention_mask, position_ids, rows, document_ids)
+                self._encode(input_ids, attention_mask, position_ids, rows, document_ids, cache)
             )
         loss = None
         if labels is not None:
@@ -260,9 +304,10 @@ class LLaDAForMaskedLM(PreTrainedModel):
         position_ids: Tensor | None,
         rows: Tensor | None,
         document_ids: Tensor | None,
+        cache: KeyValueCache | None,
     ) -> Tensor:
         """The last block's output, (batch, seq, d_model), or (num_rows, d_model) with rows."""
-        located = None if rows is None else locate_rows(rows, *input_ids.shape)
+        is_window = cache is not None and cache.is_filled
         if attention_mask is not None:
             attention_mask = attention_mask.bool()
             # Without a mask attention can take its fastest kernel.
@@ -270,20 +315,29 @@ class LLaDAForMaskedLM(PreTrainedModel):
                 attention_mask = None
         if position_ids is not None:
             position_ids = position_ids.view(-1, input_ids.shape[1])
+        window = position_ids if is_window else None
+        if rows is not None and window is not None:
+            rows = torch.stack([rows[:, 0], rows[:, 1] - window[rows[:, 0], 0]], dim=1)
+        located = None if rows is None else locate_rows(rows, *input_ids.shape)
         hidden_states = self.model.transformer["wte"](input_ids)
         cos, sin = self.rotary(
-            input_ids.shape[1], hidden_states.device, position_ids, attention_mask
+            input_ids.shape[1],
+            hidden_states.device,
+            position_ids,
+            None if is_window else attention_mask,
         )
         implementation = self.config._attn_implementation
-        masking = (implementation, hidden_states, attention_mask, document_ids)
+        key_length = cache.key_length if is_window and cache is not None else input_ids.shape[1]
+        masking = (implementation, hidden_states, key_length, attention_mask, document_ids)
         blocks = self.model.transformer["blocks"]
+        keywords = {"cache": cache, "window": window} if cache is not None else {}
         if len(blocks) > 1:
-            mask = attention_mask_for(*masking, None)
+            mask = attention_mask_for(*masking, window_rows(window, None))
             for block in blocks[:-1]:
-                hidden_states = block(hidden_states, cos, sin, mask)
+                hidden_states = block(hidden_states, cos, sin, mask, **keywords)
         if located is not None or len(blocks) == 1:
-            mask = attention_mask_for(*masking, located)
-        return blocks[-1](hidden_states, cos, sin, mask, located)
+            mask = attention_mask_for(*masking, window_rows(window, located))
+        return blocks[-1](hidden_states, cos, sin, mask, located, **keywords)
 
     def _head(self, hidden_states: Tensor) -> Tensor:
         transformer = self.model.transformer
@@ -291,38 +345,3 @@ class LLaDAForMaskedLM(PreTrainedModel):
         if self.config.weight_tying:
             return F.linear(hidden_states, transformer["wte"].weight)
         return transformer["ff_out"](hidden_states)
-
-    def _check_inputs(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        rows: Tensor | None,
-        document_ids: Tensor | None,
-    ) -> None:
-        if input_ids.dim() != 2 or input_ids.numel() == 0:
-            raise ValueError(
-                f"input_ids must be (batch, seq) and not empty; got {tuple(input_ids.shape)}."
-            )
-        batch_size, seq_length = input_ids.shape
-        for name, tensor in (("attention_mask", attention_mask), ("document_ids", document_ids)):
-            if tensor is not None and tensor.shape != input_ids.shape:
-                raise ValueError(
-                    f"{name} must have the shape of input_ids, {(batch_size, seq_length)}; "
-                    f"got {tuple(tensor.shape)}."
-                )
-        shapes = ((seq_length,), (1, seq_length), (batch_size, seq_length))
-        if position_ids is not None and tuple(position_ids.shape) not in shapes:
-            raise ValueError(
-                f"position_ids must be (batch, seq) or (seq,), here {(batch_size, seq_length)}; "
-                f"got {tuple(position_ids.shape)}."
-            )
-        if rows is not None and (rows.dim() != 2 or rows.shape[1] != 2):
-            raise ValueError(
-                f"rows must be (num_rows, 2) of (batch, position); got {tuple(rows.shape)}."
-            )
-        if document_ids is not None and self.rotary.depends_on_length:
-            raise ValueError(
-                f"document_ids cannot be combined with rope type {self.rotary.rope_type!r}, whose "
-                f"frequencies depend on the length of a sequence; use rope_method=ntk."
-            )

@@ -1,0 +1,49 @@
+"""What a forward pass may be given: shapes that fit each other."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lm_eval_llada.modeling.cache import KeyValueCache
+
+
+def check_shapes(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    rows: Tensor | None,
+    document_ids: Tensor | None,
+    cache: KeyValueCache | None,
+) -> None:
+    """Stops if the arguments of `LLaDAForMaskedLM.forward` do not fit each other.
+
+    Raises:
+        ValueError: naming the argument, the shape expected and the one that came.
+    """
+    if input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise ValueError(
+            f"input_ids must be (batch, seq) and not empty; got {tuple(input_ids.shape)}."
+        )
+    batch_size, seq_length = input_ids.shape
+    is_window = cache is not None and cache.is_filled
+    key_length = cache.key_length if cache is not None and is_window else seq_length
+    for name, tensor in (("attention_mask", attention_mask), ("document_ids", document_ids)):
+        if tensor is not None and tuple(tensor.shape) != (batch_size, key_length):
+            raise ValueError(
+                f"{name} must have one value for each position, {(batch_size, key_length)}; "
+                f"got {tuple(tensor.shape)}."
+            )
+    shapes = ((seq_length,), (1, seq_length), (batch_size, seq_length))
+    allowed = shapes[2:] if is_window else shapes
+    given = None if position_ids is None else tuple(position_ids.shape)
+    if given not in allowed and (is_window or given is not None):
+        raise ValueError(
+            f"position_ids must be (batch, seq){'' if is_window else ' or (seq,)'}, here "
+            f"{(batch_size, seq_length)}; got {given}."
+        )
+    if rows is not None and (rows.dim() != 2 or rows.shape[1] != 2):
+        raise ValueError(
+            f"rows must be (num_rows, 2) of (batch, position); got {tuple(rows.shape)}."
+        )
+    if cache is not None and document_ids is not None:
+        raise ValueError("A cache cannot be combined with document_ids; pass only one of them.")
