@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import torch
 from tqdm import tqdm
 
-from .modeling import LLaDAConfig
+from .device_memory import DeviceMemory, is_out_of_memory
+
+_logger = logging.getLogger("lm_eval_llada")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,15 +19,16 @@ Result = TypeVar("Result")
 _MOST_SEQUENCES = 64
 # CPUs are busy from a few thousand tokens on; more only costs memory.
 _CPU_TOKENS = 8192
-# Share of a GPU's free memory that a batch may be estimated to need: the estimate is rough.
-_MEMORY_SHARE = 0.6
+# Shares of a GPU's free memory that a batch may take, by the estimate and once it is measured.
+_ESTIMATED_SHARE, _MEASURED_SHARE = 0.6, 0.85
 
 
 class Batcher:
     """Cuts requests, longest first, into batches that fit.
 
-    A batch size that was asked for is kept; auto starts from an estimate and halves whenever memory
-    runs out. Scores do not depend on either.
+    A batch size that was asked for is kept; auto starts from an estimate and goes on with what the
+    batches before have really taken. Either halves when memory runs out. Scores do not depend on
+    any of it.
 
     Attributes:
         last_size: The batch size of the last batch that ran.
@@ -35,7 +38,7 @@ class Batcher:
         self,
         fixed: int | None,
         maximum: int | None,
-        device: torch.device,
+        memory: DeviceMemory,
         bytes_of: Callable[[int, int], int],
     ) -> None:
         """Set up for one model.
@@ -43,15 +46,17 @@ class Batcher:
         Args:
             fixed: Sequences in a pass, None for auto.
             maximum: The most that auto may choose, None for a default.
-            device: Where passes run.
+            memory: Of the device where passes run.
             bytes_of: Estimated memory of one sequence, from its length and its number of rows.
         """
         self.last_size = 0
         self._fixed = fixed
         self._maximum = maximum or _MOST_SEQUENCES
-        self._device = device
+        self._memory = memory
         self._bytes_of = bytes_of
         self._most_tokens: int | None = None
+        # How many times its estimate a batch has taken at most.
+        self._measured: float | None = None
 
     def size(self, length: int, num_rows: int) -> int:
         """How many items go into one pass, at least 1.
@@ -60,16 +65,18 @@ class Batcher:
             length: Tokens that the longest item adds to a pass.
             num_rows: Positions of it whose logits are computed at once.
         """
+        free = self._memory.free()
         if self._fixed is not None:
-            return self._fixed
-        if self._device.type == "cuda":
-            free = _free_memory(self._device) * _MEMORY_SHARE
-            size = int(free // self._bytes_of(length, num_rows))
-        else:
+            size = self._fixed
+        elif free is None:
             size = _CPU_TOKENS // max(length, 1)
+        else:
+            share = _ESTIMATED_SHARE if self._measured is None else _MEASURED_SHARE
+            needed = self._bytes_of(length, num_rows) * (self._measured or 1.0)
+            size = int(free * share / needed)
         if self._most_tokens is not None:
             size = min(size, self._most_tokens // max(length, 1))
-        return max(1, min(size, self._maximum))
+        return max(1, size if self._fixed is not None else min(size, self._maximum))
 
     def process(
         self,
@@ -95,28 +102,32 @@ class Batcher:
             size = self.size(length, num_rows)
             batch = items[start : start + at_once(items[start], size)]
             try:
-                results = run(batch, size)
+                with self._memory.watched() as taken:
+                    results = run(batch, size)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._shrink(size, length, error)
                 continue
+            if taken.num_bytes is not None:
+                estimate = min(size, len(batch)) * self._bytes_of(length, num_rows)
+                self._measured = max(self._measured or 0.0, taken.num_bytes / estimate)
             self.last_size = size
             yield from zip(batch, results, strict=True)
             start += len(batch)
 
     def _shrink(self, size: int, length: int, error: Exception) -> None:
-        if self._fixed is not None or size == 1:
-            smaller = "use a smaller batch_size or batch_size=auto"
-            spread = "use dtype=bfloat16, device_map=auto or fewer tokens"
-            advice = smaller if size > 1 else spread
+        too_much = (
+            f"{size} sequences of {length} tokens do not fit into the memory of "
+            f"{self._memory.device}"
+        )
+        if size == 1:
             raise MemoryError(
-                f"{size} sequences of {length} tokens do not fit into the memory of "
-                f"{self._device}; {advice}."
+                f"{too_much}; use dtype=bfloat16, device_map=auto or fewer tokens."
             ) from error
+        _logger.warning("%s; going on with %s at a time.", too_much, size // 2)
         self._most_tokens = size // 2 * length
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._memory.release()
 
 
 class Progress:
@@ -154,37 +165,6 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:  # noqa: D105
         self._bar.close()
-
-
-def sequence_bytes(config: LLaDAConfig, itemsize: int) -> Callable[[int, int], int]:
-    """An estimate of the memory that one sequence takes in a forward pass, in bytes.
-
-    Counts a layer's activations, since those of earlier layers are freed, and the logits in the
-    model's dtype and three times in fp32 (logits, their softmax, work space).
-
-    Args:
-        config: For the widths of the layers and the size of the vocabulary.
-        itemsize: Bytes of a number of the model.
-
-    Returns:
-        A function of the sequence's length and the number of rows whose logits are computed.
-    """
-    per_token = itemsize * (8 * config.d_model + 3 * config.mlp_hidden_size)
-    per_row = config.embedding_size * (itemsize + 3 * 4)
-    return lambda length, num_rows: length * per_token + num_rows * per_row
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes a GPU can still give us: what the driver has, and what our allocator holds unused."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    message = str(error)
-    return "not enough memory" in message or "can't allocate memory" in message
 
 
 def longest_first(items: Sequence[Item], length: Callable[[Item], Any]) -> list[Item]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .arguments import SAMPLING_NAMES, ModelArguments, parse_model_args, shared_names
-from .batching import Batcher, sequence_bytes
+from .batching import Batcher
 from .cache_keys import fingerprint
 from .checkpoints import resolve_checkpoint
 from .curve_files import CurveFile
@@ -29,6 +29,7 @@ from .curve_scores import (
 )
 from .data.counting import load_tokenizer
 from .data.texts import TokenText, long_texts, read_documents, tokenize
+from .device_memory import DeviceMemory, sequence_bytes
 from .distributed import choose_device
 from .errors import require_whole, unknown_choice
 from .modeling import make_denoiser
@@ -249,9 +250,9 @@ def _open_llada(run: CurveRun) -> _Subject:
         bytes_of = sequence_bytes(checkpoint.config, model.dtype.itemsize)
         return DiffusionScorer(
             make_denoiser(model),
-            runner.mask_token_id,
-            Batcher(run.batch_size, None, model.device, bytes_of),
-            pad_token_id=runner.pad_token_id,
+            runner.text.mask_token_id,
+            Batcher(run.batch_size, None, DeviceMemory(model.device), bytes_of),
+            pad_token_id=runner.text.tokenizer.pad_token_id,
             mc_num=run.options.mc_num,
             device=model.device,
         )

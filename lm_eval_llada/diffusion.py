@@ -1,4 +1,4 @@
-"""The forward process of a masked diffusion model, and the seam every decoder and scorer calls.
+"""The forward process of a masked diffusion model, and its denoiser called on unequal sequences.
 
 A sequence x0 is corrupted by replacing tokens with the mask token; a denoiser predicts each masked
 token from the rest. This module draws and weighs masks, and turns sequences of unequal length
@@ -8,13 +8,14 @@ into one call of a denoiser. It knows tensors and a callable, no model class.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .denoising import Denoiser, DenoiserCache, DenoiserStats
 from .errors import require_whole
 
 MAX_ENUMERATED_LENGTH = 7
@@ -25,62 +26,6 @@ NOT_FINITE = (
     "The denoiser returned logits that are NaN or infinite; "
     "float16 overflows in some checkpoints: use dtype=bfloat16 or float32."
 )
-
-
-class Denoiser(Protocol):
-    """Predicts tokens at chosen positions of partly masked sequences."""
-
-    def __call__(
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor | None,
-        rows: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: object | None = None,
-    ) -> Tensor:
-        """Logits of the rows asked for, shape (num_rows, vocab).
-
-        Args:
-            input_ids: int64 (batch, seq).
-            attention_mask: int64 (batch, seq), 1 = real and 0 = padding; None when nothing is
-                padded, which lets a model take its fastest kernel.
-            rows: int64 (num_rows, 2) of (batch, position). None means all, in row-major order.
-            position_ids: int64 (batch, seq). None means 0, 1, 2, ... in every sequence.
-            document_ids: int64 (batch, seq); attention stays inside equal ids. None: one document.
-            cache: state of an approximate cache. None means an exact forward pass.
-        """
-        ...
-
-
-@dataclass
-class DenoiserStats:
-    """Work done by calls of a denoiser, added up over everything it is passed to.
-
-    Attributes:
-        num_passes: calls of the denoiser.
-        num_sequences: sequences over those calls; guidance reads each sequence twice.
-        num_tokens: real tokens read, padding not counted.
-        num_rows: positions whose logits were computed.
-        on_forward: called after each pass with the number of real tokens it read; a progress bar
-            turns that into tokens per second.
-    """
-
-    num_passes: int = 0
-    num_sequences: int = 0
-    num_tokens: int = 0
-    num_rows: int = 0
-    on_forward: Callable[[int], None] | None = None
-
-    def record(self, num_sequences: int, num_tokens: int, num_rows: int) -> None:
-        """Adds one pass and reports it to `on_forward`."""
-        self.num_passes += 1
-        self.num_sequences += num_sequences
-        self.num_tokens += num_tokens
-        self.num_rows += num_rows
-        if self.on_forward is not None:
-            self.on_forward(num_tokens)
 
 
 class Noised(NamedTuple):
@@ -228,6 +173,9 @@ class Predictor:
         sequences: Sequence[Tensor],
         positions: Sequence[Tensor],
         prompt_lengths: Sequence[int],
+        *,
+        cache: DenoiserCache | None = None,
+        windows: Sequence[range] | None = None,
     ) -> Tensor:
         """Logits at `positions[b]` of `sequences[b]` for all b in order, (num_rows, vocab).
 
@@ -240,26 +188,54 @@ class Predictor:
             sequences: int64 (length_b,) each, on the CPU; prompt first.
             positions: int64 (num_rows_b,) each, on the CPU.
             prompt_lengths: tokens at the start of each sequence that guidance masks.
+            cache: an empty one to fill, or a filled one to read; None for an exact pass.
+            windows: with a filled cache, the part of each sequence to read anew, all of one length.
         """
         batch = list(sequences)
         rows = _rows(positions)
+        spans = None if windows is None else list(windows)
         if self.cfg_scale == 0:
-            return self._run(batch, rows)
+            return self._run(batch, rows, cache, spans)
         for sequence, prompt_length in zip(sequences, prompt_lengths, strict=True):
             unconditional = sequence.clone()
             unconditional[:prompt_length] = self.mask_token_id
             batch.append(unconditional)
         shifted = rows + torch.tensor([len(sequences), 0])
-        conditional, unconditional = self._run(batch, torch.cat([rows, shifted])).chunk(2)
+        both = torch.cat([rows, shifted])
+        spans = None if spans is None else spans * 2
+        conditional, unconditional = self._run(batch, both, cache, spans).chunk(2)
         return unconditional + (self.cfg_scale + 1) * (conditional - unconditional)
 
-    def _run(self, sequences: Sequence[Tensor], rows: Tensor) -> Tensor:
+    def keep(self, cache: DenoiserCache, kept: Sequence[int], num_texts: int) -> None:
+        """Drops all texts of a cached batch of num_texts but these."""
+        # With guidance, the unconditional sequences follow all of the conditional ones.
+        shifts = (0, num_texts) if self.cfg_scale else (0,)
+        cache.keep(torch.tensor([i + shift for shift in shifts for i in kept]))
+
+    def _run(
+        self,
+        sequences: Sequence[Tensor],
+        rows: Tensor,
+        cache: DenoiserCache | None,
+        windows: Sequence[range] | None,
+    ) -> Tensor:
         pad_token_id = self.mask_token_id if self.pad_token_id is None else self.pad_token_id
-        input_ids, attention_mask = pad_right(sequences, pad_token_id)
+        key_length = None if cache is None or windows is None else cache.key_length
+        input_ids, attention_mask = pad_right(sequences, pad_token_id, key_length)
+        num_tokens = sum(map(len, sequences))
+        keywords: dict[str, Any] = {} if cache is None else {"cache": cache}
+        if windows is not None:
+            position_ids = torch.tensor([list(window) for window in windows])
+            input_ids = input_ids.gather(1, position_ids)
+            keywords["position_ids"] = position_ids.to(self.device)
+            num_tokens = input_ids.numel()
         if attention_mask is not None:
             attention_mask = attention_mask.to(self.device)
         logits = self.denoise(
-            input_ids.to(self.device), attention_mask=attention_mask, rows=rows.to(self.device)
+            input_ids.to(self.device),
+            attention_mask=attention_mask,
+            rows=rows.to(self.device),
+            **keywords,
         )
         if logits.shape[0] != len(rows):
             raise ValueError(
@@ -267,23 +243,33 @@ class Predictor:
                 f"{tuple(logits.shape)}; expected ({len(rows)}, vocab)."
             )
         if self.stats is not None:
-            self.stats.record(len(sequences), sum(map(len, sequences)), len(rows))
+            self.stats.record(len(sequences), num_tokens, len(rows))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def pad_right(sequences: Sequence[Tensor], pad_token_id: int) -> tuple[Tensor, Tensor | None]:
-    """Stacks sequences into int64 (batch, longest) and a key-padding mask, None if none is needed.
+def pad_right(
+    sequences: Sequence[Tensor], pad_token_id: int, length: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Stacks sequences into int64 (batch, length) and a key-padding mask, None if none is needed.
 
     Padding follows the tokens, so that every sequence keeps positions 0, 1, 2, ... whatever shares
     its batch.
 
     Differs from scripts that pad left without a mask: there, answers change with the batch.
+
+    Args:
+        sequences: int64 (length_b,) each.
+        pad_token_id: written behind the shorter ones.
+        length: at least that of the longest, which None means.
     """
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     input_ids = torch.nn.utils.rnn.pad_sequence(
         list(sequences), batch_first=True, padding_value=pad_token_id
     )
-    if bool((lengths == lengths[0]).all()):
+    if length is not None and length > input_ids.shape[1]:
+        extra = (0, length - input_ids.shape[1])
+        input_ids = torch.nn.functional.pad(input_ids, extra, value=pad_token_id)
+    if bool((lengths == input_ids.shape[1]).all()):
         return input_ids, None
     return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
 

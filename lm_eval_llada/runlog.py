@@ -54,6 +54,11 @@ class RunLog:
                 task: [dataclasses.asdict(plan) for plan in sorted(plans, key=repr)]
                 for task, plans in sorted(self.plans.items())
             },
+            "approximations": {
+                task: sorted({name for plan in plans for name in plan.options.approximations})
+                for task, plans in sorted(self.plans.items())
+                if any(plan.options.approximations for plan in plans)
+            },
             "mean_likelihood_stderr": {
                 task: math.fsum(errors.values()) / len(errors)
                 for task, errors in sorted(self.stderrs.items())

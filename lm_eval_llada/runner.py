@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .arguments import ModelArguments
-from .batching import Batcher, Progress, longest_first, sequence_bytes
+from .batching import Batcher, Progress, longest_first
 from .checkpoints import resolve_checkpoint
+from .device_memory import DeviceMemory, sequence_bytes
 from .diffusion import DenoiserStats
 from .likelihood import (
     Estimate,
@@ -23,6 +25,7 @@ from .likelihood import (
     rolling_windows,
 )
 from .modeling import (
+    KeyValueCache,
     LLaDAConfig,
     LLaDAForMaskedLM,
     apply_rope,
@@ -108,9 +111,7 @@ def load_runner(arguments: ModelArguments, checkpoint: Checkpoint, device: torch
     return Runner(
         model,
         checkpoint.config,
-        mask_token_id=checkpoint.text.mask_token_id,
-        eos_token_id=checkpoint.text.eos_token_id,
-        pad_token_id=checkpoint.text.tokenizer.pad_token_id,
+        checkpoint.text,
         batch_size=requests.fixed_batch_size,
         max_batch_size=requests.max_batch_size,
     )
@@ -131,6 +132,12 @@ class Generation:
     prompt: Tensor
     plan: GenerationPlan
     seed: int
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What requests have in common that are bound to get equal texts."""
+        seed = self.seed if self.plan.options.is_random else None
+        return (self.prompt.numpy().tobytes(), self.plan, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +167,7 @@ class Runner:
     Attributes:
         model: Loaded, on its device.
         config: Of the model.
-        mask_token_id: Stands for an unknown token.
-        eos_token_id: Ends a text; None where the model has none.
-        pad_token_id: Fills up shorter sequences.
+        text: Its tokenizer.
         batch_size: Sequences in a pass, None for as many as fit.
         max_batch_size: The most that may be chosen then.
         stats: Work done so far.
@@ -171,9 +176,7 @@ class Runner:
 
     model: LLaDAForMaskedLM
     config: LLaDAConfig
-    mask_token_id: int
-    eos_token_id: int | None
-    pad_token_id: int | None
+    text: Tokenization
     batch_size: int | None = None
     max_batch_size: int | None = None
     stats: DenoiserStats = dataclasses.field(default_factory=DenoiserStats)
@@ -185,14 +188,17 @@ class Runner:
         self._batcher = Batcher(
             self.batch_size,
             self.max_batch_size,
-            self.model.device,
+            DeviceMemory(self.model.device),
             sequence_bytes(self.config, self.model.dtype.itemsize),
         )
 
     def texts(
         self, items: Sequence[Generation], progress: Progress
     ) -> Iterator[tuple[int, Tensor]]:
-        """Generate; yields the index of each request with its tokens, int64 (gen_length,).
+        """Generate; yields the index of each request with its tokens, int64 (num_decided,).
+
+        Tokens that its text could not hold any more were not decided. Requests that are bound to
+        get equal texts run once.
 
         Args:
             items: In any order and under any mix of options.
@@ -201,34 +207,47 @@ class Runner:
         Raises:
             MemoryError: If not even one sequence fits.
         """
-        groups: dict[SamplingOptions, list[Generation]] = {}
+        groups: dict[SamplingOptions, dict[Any, list[Generation]]] = {}
         for item in items:
-            groups.setdefault(item.plan.options, []).append(item)
-        for options, group in groups.items():
-            yield from self._texts(options, group, progress)
+            group = groups.setdefault(item.plan.options, {})
+            group.setdefault(item.identity, []).append(item)
+        for options, equals in groups.items():
+            yield from self._texts(options, list(equals.values()), progress)
 
     def _texts(
-        self, options: SamplingOptions, items: Sequence[Generation], progress: Progress
+        self, options: SamplingOptions, items: Sequence[list[Generation]], progress: Progress
     ) -> Iterator[tuple[int, Tensor]]:
+        """Generate one text for each list of equal requests."""
         copies = 2 if options.cfg_scale else 1
         num_rows = min(options.block_length or options.gen_length, options.gen_length)
 
-        def measure(item: Generation) -> tuple[int, int]:
-            return copies * (len(item.prompt) + options.gen_length), copies * num_rows
+        def measure(equals: list[Generation]) -> tuple[int, int]:
+            return copies * (len(equals[0].prompt) + options.gen_length), copies * num_rows
 
-        def run(batch: Sequence[Generation], size: int) -> list[Tensor]:
-            return generate(
+        def run(batch: Sequence[list[Generation]], size: int) -> list[Tensor]:
+            texts = generate(
                 self._denoise,
-                [item.prompt for item in batch],
+                [equals[0].prompt for equals in batch],
                 options,
-                seeds=[item.seed for item in batch],
-                eos_token_id=self.eos_token_id,
+                seeds=[equals[0].seed for equals in batch],
+                ends=[partial(self._has_ended, equals[0].plan) for equals in batch],
+                new_cache=KeyValueCache,
+                eos_token_id=self.text.eos_token_id,
                 **self._common,
             )
+            return [self._decided(text) for text in texts]
 
-        ordered = longest_first(items, lambda item: len(item.prompt))
+        ordered = longest_first(items, lambda equals: len(equals[0].prompt))
         results = self._batcher.process(ordered, measure, run, lambda item, size: size)
-        yield from self._counted("generate_until", results, progress)
+        each = ((item, text) for equals, text in results for item in equals)
+        yield from self._counted("generate_until", each, progress)
+
+    def _has_ended(self, plan: GenerationPlan, decided: Tensor) -> bool:
+        return self.text.is_final(decided.tolist(), plan.until, ignore_eos=plan.ignore_eos)
+
+    def _decided(self, text: Tensor) -> Tensor:
+        """The tokens before the first that was left undecided because the text had ended."""
+        return text[: int((text != self.text.mask_token_id).cumprod(0).sum())]
 
     def scores(
         self,
@@ -339,8 +358,8 @@ class Runner:
     def _common(self) -> dict[str, Any]:
         """What every call of `sampler` and `likelihood` takes."""
         return {
-            "mask_token_id": self.mask_token_id,
-            "pad_token_id": self.pad_token_id,
+            "mask_token_id": self.text.mask_token_id,
+            "pad_token_id": self.text.tokenizer.pad_token_id,
             "device": self.model.device,
             "stats": self.stats,
         }

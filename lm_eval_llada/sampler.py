@@ -2,110 +2,31 @@
 
 Generation starts from masks and reveals some of them at each step, block after block from left to
 right (semi-autoregressive). Results are those of the plain loop of LLaDA's generate.py, one full
-forward pass a step, except where a comment says `Differs from`. What saves work is exact: logits
-are computed for the positions a step can reveal, and finished texts leave the batch.
+forward pass a step, except where a comment says `Differs from`. What saves work by default is
+exact: logits are computed for the positions a step can reveal, and finished texts leave the batch.
+Caches and parallel decoding (arXiv 2505.22618) change texts and have to be asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .denoising import Denoiser, DenoiserCache, DenoiserStats
 from .diffusion import (
-    Denoiser,
-    DenoiserStats,
     Predictor,
     check_seeds,
     choose_tokens,
     forbid,
     most_confident,
-    num_transfer_tokens,
     token_ids,
 )
-from .errors import require_number, require_whole, unknown_choice
+from .sampling_options import CACHES, REMASKING, SamplingOptions, block_schedule
 
-REMASKING = ("low_confidence", "random")
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How to decode.
-
-    Attributes:
-        steps: forward passes in all, shared by the blocks (see `block_schedule`); None reveals one
-            token a pass. Steps beyond one a token would reveal nothing and are not run.
-        gen_length: tokens to generate.
-        block_length: tokens of a block; None makes one block of gen_length. A larger value than
-            gen_length means one block as well.
-        remasking: which positions a step reveals: those of highest probability
-            (`low_confidence`), or uniformly drawn ones (`random`).
-        temperature: scale of the Gumbel noise on the logits, 0 = argmax.
-        cfg_scale: weight of classifier-free guidance, 0 = off.
-        stop_at_eos: end a text at its first EOS. The rest of the text is filled with EOS, and
-            steps that could only change that rest are not run.
-        suppress_eos: never choose EOS (its logit is -inf, `logits_eos_inf` in LLaDA).
-
-    Raises:
-        ValueError: if a value is out of range, or stop_at_eos and suppress_eos are both set.
-    """
-
-    steps: int | None = None
-    gen_length: int = 128
-    block_length: int | None = None
-    remasking: str = "low_confidence"
-    temperature: float = 0.0
-    cfg_scale: float = 0.0
-    stop_at_eos: bool = False
-    suppress_eos: bool = False
-
-    def __post_init__(self) -> None:  # noqa: D105
-        require_whole("gen_length", self.gen_length, 1)
-        if self.steps is not None:
-            require_whole("steps", self.steps, 1)
-        if self.block_length is not None:
-            require_whole("block_length", self.block_length, 1)
-        if self.remasking not in REMASKING:
-            raise unknown_choice("remasking", self.remasking, REMASKING)
-        require_number("temperature", self.temperature, 0, inclusive=True)
-        require_number("cfg_scale", self.cfg_scale, 0, inclusive=True)
-        if self.stop_at_eos and self.suppress_eos:
-            raise ValueError(
-                "stop_at_eos=True can never fire with suppress_eos=True; set only one of them."
-            )
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the result depends on a seed."""
-        return self.temperature > 0 or self.remasking == "random"
-
-
-def block_schedule(options: SamplingOptions) -> list[tuple[int, int, list[int]]]:
-    """The blocks of a generation: (start, end, tokens revealed at each step).
-
-    Blocks have block_length tokens; the last one takes the remainder of gen_length. A block that
-    ends at token e has run floor(steps * e / gen_length) steps in all, so steps are shared in
-    proportion to tokens, and where LLaDA's rule applies (both divisions even) it is
-    steps // num_blocks for each block. steps counts as gen_length where it is larger, hence no
-    block has more steps than tokens. Every block has at least one step: with fewer steps than
-    blocks, one for each block is run, the only case in which more than `steps` are.
-
-    Differs from LLaDA's generate.py, which refuses lengths and steps that do not divide evenly.
-
-    Returns:
-        Blocks in order; start and end count from the first generated token.
-    """
-    length = options.gen_length
-    block_length = options.block_length or length
-    steps = min(options.steps or length, length)
-    blocks = []
-    for start in range(0, length, block_length):
-        end = min(start + block_length, length)
-        share = steps * end // length - steps * start // length
-        blocks.append((start, end, num_transfer_tokens(end - start, max(share, 1))))
-    return blocks
+__all__ = ["CACHES", "REMASKING", "SamplingOptions", "block_schedule", "generate"]
 
 
 def generate(
@@ -117,13 +38,16 @@ def generate(
     eos_token_id: int | None = None,
     pad_token_id: int | None = None,
     seeds: Sequence[int] | None = None,
+    ends: Sequence[Callable[[Tensor], bool]] | None = None,
+    new_cache: Callable[[], DenoiserCache] | None = None,
     device: torch.device | str = "cpu",
     stats: DenoiserStats | None = None,
 ) -> list[Tensor]:
     """Generated tokens for each prompt, int64 (gen_length,) on the CPU, prompts not included.
 
     All prompts run as one batch, padded on the right. Each has its own random generator, so its
-    text does not depend on what shares the batch, nor on the order.
+    text does not depend on what shares the batch, nor on the order. A text leaves the batch once
+    nothing that would follow can change it.
 
     Random numbers of a request, in this order at each step: under `random` remasking one float64
     uniform for each masked position of the block, the largest values being revealed; then, with a
@@ -137,35 +61,45 @@ def generate(
         eos_token_id: needed by stop_at_eos and suppress_eos.
         pad_token_id: id written into padding; None writes mask_token_id.
         seeds: one for each prompt; needed with a temperature and under `random` remasking.
+        ends: for each prompt, whether these first tokens of its text, int64 (num_decided,), hold
+            all of it that will be used. Where that is so decoding stops, and the mask token stays
+            in the places that were not decided. None decodes every token.
+        new_cache: makes an empty cache of the denoiser; needed by `cache`.
         device: where the denoiser expects its input.
         stats: filled as passes run, if given.
 
     Raises:
-        ValueError: if seeds or eos_token_id are needed and missing, or a prompt is not 1-D.
+        ValueError: if seeds, eos_token_id or new_cache are needed and missing, or a prompt is not
+            1-D.
 
     Source: LLaDA (arXiv 2502.09992) section 2.4 and appendix B.4.
     """
-    _check_request(options, prompts, seeds, eos_token_id)
+    _check_request(options, prompts, seeds, eos_token_id, new_cache)
     predictor = Predictor(
         denoise, mask_token_id, pad_token_id, options.cfg_scale, device=device, stats=stats
     )
     forbidden = [mask_token_id]
     if options.suppress_eos and eos_token_id is not None:
         forbidden.append(eos_token_id)
-    decoder = _Decoder(predictor, options, forbidden)
+    decoder = _Decoder(
+        predictor, options, forbidden, None if options.cache == "none" else new_cache
+    )
+    stop_token_id = eos_token_id if options.stop_at_eos else None
     texts = [
-        _Text.start(prompt, options, mask_token_id, None if seeds is None else seeds[i], device)
+        _Text.start(
+            prompt,
+            options,
+            mask_token_id,
+            stop_token_id,
+            seed=None if seeds is None else seeds[i],
+            ends=None if ends is None else ends[i],
+            device=device,
+        )
         for i, prompt in enumerate(prompts)
     ]
-    stop_token_id = eos_token_id if options.stop_at_eos else None
-    active = texts
     for start, end, counts in block_schedule(options):
-        for count in counts:
-            if active:
-                decoder.step(active, start, end, count)
-            if stop_token_id is not None:
-                active = [text for text in active if not text.ends_at(stop_token_id, mask_token_id)]
-    return [text.result(stop_token_id) for text in texts]
+        decoder.decode_block(texts, start, end, counts)
+    return [text.result() for text in texts]
 
 
 @dataclass
@@ -174,7 +108,12 @@ class _Text:
 
     tokens: Tensor
     prompt_length: int
+    mask_token_id: int
+    stop_token_id: int | None
     generator: torch.Generator | None
+    ends: Callable[[Tensor], bool] | None
+    has_ended: bool = False
+    _num_decided: int = field(default=0, init=False)
 
     @classmethod
     def start(
@@ -182,7 +121,10 @@ class _Text:
         prompt: Tensor,
         options: SamplingOptions,
         mask_token_id: int,
+        stop_token_id: int | None,
+        *,
         seed: int | None,
+        ends: Callable[[Tensor], bool] | None,
         device: torch.device | str,
     ) -> _Text:
         ids = token_ids("Each prompt", prompt)
@@ -190,62 +132,118 @@ class _Text:
         generator = None
         if options.is_random and seed is not None:
             generator = torch.Generator(_noise_device(torch.device(device))).manual_seed(seed)
-        return cls(tokens, len(ids), generator)
+        return cls(tokens, len(ids), mask_token_id, stop_token_id, generator, ends)
 
     @property
     def generated(self) -> Tensor:
         """A view of the generated part, (gen_length,)."""
         return self.tokens[self.prompt_length :]
 
-    def masked_positions(self, start: int, end: int, mask_token_id: int) -> Tensor:
+    def masked_positions(self, start: int, end: int) -> Tensor:
         """Positions still masked in a block, counted from the start of the prompt, ascending."""
-        masked = (self.generated[start:end] == mask_token_id).nonzero().squeeze(1)
+        masked = (self.generated[start:end] == self.mask_token_id).nonzero().squeeze(1)
         return masked + self.prompt_length + start
 
-    def ends_at(self, eos_token_id: int, mask_token_id: int) -> bool:
-        """Whether there is an EOS with every token before it decided.
+    def window(self, start: int, end: int) -> range:
+        """Positions of the generated tokens start..end, counted from the start of the prompt."""
+        return range(self.prompt_length + start, self.prompt_length + end)
 
-        Decided tokens never change, so from then on the text up to that EOS is final, wherever
-        in its block the EOS is.
+    def reveal(self, positions: Tensor, tokens: Tensor) -> None:
+        """Decides tokens, and finds out whether the text has ended.
+
+        Decided tokens never change. So once every token before an end is decided, the text up to
+        it is final, wherever in its block that is.
         """
-        num_decided_first = int((self.generated != mask_token_id).cumprod(0).sum())
-        return bool((self.generated[:num_decided_first] == eos_token_id).any())
+        self.tokens[positions] = tokens
+        num_decided = int((self.generated != self.mask_token_id).cumprod(0).sum())
+        if num_decided == self._num_decided:
+            return
+        self._num_decided = num_decided
+        decided = self.generated[:num_decided]
+        has_stopped = self.stop_token_id in decided.tolist()
+        self.has_ended = has_stopped or (self.ends is not None and self.ends(decided))
 
-    def result(self, stop_token_id: int | None) -> Tensor:
+    def result(self) -> Tensor:
         generated = self.generated.clone()
-        if stop_token_id is not None:
-            generated[(generated == stop_token_id).cumsum(0) > 0] = stop_token_id
+        if self.stop_token_id is not None:
+            generated[(generated == self.stop_token_id).cumsum(0) > 0] = self.stop_token_id
         return generated
 
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Reveals tokens of a batch of texts, one step at a time."""
+    """Reveals tokens of a batch of texts, block by block."""
 
     predictor: Predictor
     options: SamplingOptions
     forbidden: list[int]
+    new_cache: Callable[[], DenoiserCache] | None
 
-    def step(self, texts: Sequence[_Text], start: int, end: int, count: int) -> None:
-        """Reveals `count` tokens of block [start, end) in each text, by one forward pass."""
-        mask_token_id = self.predictor.mask_token_id
-        positions = [text.masked_positions(start, end, mask_token_id) for text in texts]
-        if self.options.remasking == "random":
+    def decode_block(
+        self, texts: Sequence[_Text], start: int, end: int, counts: Sequence[int]
+    ) -> None:
+        """Decides block [start, end) of each text that has not ended, one pass a step.
+
+        Args:
+            texts: all of them; those that have ended stay as they are.
+            start: first token of the block, counted from the first generated one.
+            end: behind its last token.
+            counts: tokens to reveal at each step, unless probabilities decide that.
+        """
+        active = [text for text in texts if not text.has_ended]
+        num_steps = end - start if self.options.is_parallel else len(counts)
+        cache: DenoiserCache | None = None
+        for step in range(num_steps):
+            unfinished = [
+                i
+                for i, text in enumerate(active)
+                if not text.has_ended and len(text.masked_positions(start, end))
+            ]
+            if not unfinished:
+                return
+            if len(unfinished) < len(active):
+                if cache is not None:
+                    self.predictor.keep(cache, unfinished, len(active))
+                active = [active[i] for i in unfinished]
+            if self.new_cache is not None and step % (self.options.refresh_every or end) == 0:
+                cache = self.new_cache()
+            count = None if self.options.is_parallel else counts[step]
+            self._step(active, start, end, count, cache)
+
+    def _step(
+        self,
+        texts: Sequence[_Text],
+        start: int,
+        end: int,
+        count: int | None,
+        cache: DenoiserCache | None,
+    ) -> None:
+        """Reveals tokens of a block by one pass; without a count, as many as are sure."""
+        positions = [text.masked_positions(start, end) for text in texts]
+        if count is not None and self.options.remasking == "random":
             # The draw does not look at the logits, so only those of the drawn positions are
             # needed. Differs from generate.py, which draws after the pass: same distribution.
             positions = [
                 _draw(masked, count, text) for text, masked in zip(texts, positions, strict=True)
             ]
+        windows = None
+        if cache is not None and cache.is_filled:
+            window_end = end if self.options.cache == "dual" else self.options.gen_length
+            windows = [text.window(start, window_end) for text in texts]
         logits = self.predictor.logits(
-            [text.tokens for text in texts], positions, [text.prompt_length for text in texts]
+            [text.tokens for text in texts],
+            positions,
+            [text.prompt_length for text in texts],
+            cache=cache,
+            windows=windows,
         )
         sizes = [len(masked) for masked in positions]
         noised = self._noised_tokens(texts, logits.split(sizes))
         tokens, confidence = choose_tokens(logits, self.forbidden, noised)
         choices = zip(texts, positions, tokens.split(sizes), confidence.split(sizes), strict=True)
         for text, masked, chosen, sure in choices:
-            revealed = most_confident(sure, count)
-            text.tokens[masked[revealed]] = chosen[revealed]
+            revealed = most_confident(sure, count or _num_sure(sure, self.options))
+            text.reveal(masked[revealed], chosen[revealed])
 
     def _noised_tokens(self, texts: Sequence[_Text], logits: Sequence[Tensor]) -> Tensor | None:
         """Tokens drawn from softmax(logits / temperature), (num_rows,); None at temperature 0."""
@@ -257,6 +255,24 @@ class _Decoder:
                 for text, part in zip(texts, logits, strict=True)
             ]
         )
+
+
+def _num_sure(confidence: Tensor, options: SamplingOptions) -> int:
+    """Tokens that `threshold` or `factor` reveal at once, at least 1.
+
+    Args:
+        confidence: probability of each masked position's token, (num_masked,).
+        options: one of the two is set.
+
+    Source: Fast-dLLM (arXiv 2505.22618) section 3.3.
+    """
+    if options.threshold is not None:
+        return max(1, int((confidence >= options.threshold).sum()))
+    assert options.factor is not None
+    ordered = confidence.double().sort(descending=True).values
+    counts = torch.arange(1, len(ordered) + 1)
+    sure = ((counts + 1) * (1 - ordered) < options.factor).nonzero()
+    return int(sure[-1]) + 1 if len(sure) else 1
 
 
 def _gumbel_argmax(logits: Tensor, temperature: float, text: _Text) -> Tensor:
@@ -290,8 +306,14 @@ def _check_request(
     prompts: Sequence[Tensor],
     seeds: Sequence[int] | None,
     eos_token_id: int | None,
+    new_cache: Callable[[], DenoiserCache] | None,
 ) -> None:
     check_seeds(seeds, len(prompts))
+    if options.cache != "none" and new_cache is None:
+        raise ValueError(
+            f"cache={options.cache} needs a denoiser with a cache; pass new_cache, or use "
+            "cache=none."
+        )
     if options.is_random and seeds is None:
         raise ValueError(
             f"temperature={options.temperature} with remasking={options.remasking!r} draws random "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -14,6 +15,8 @@ from .modeling import LLaDAConfig
 
 # The end of a turn in LLaDA's chat format; the model's own `eos_token_id` is the end of a text.
 _END_OF_TURN = "<|eot_id|>"
+# Marks a place inside a text; no text holds a lone surrogate that a tokenizer would take.
+_CUT = "\udfff"
 
 
 class Tokenization:
@@ -46,15 +49,21 @@ class Tokenization:
         self._add_bos_token = add_bos_token
         self.eos_token_id = _first(config.eos_token_id, self.tokenizer.eos_token_id)
         self.end_token_ids = self._end_token_ids(config)
+        # The options of a question share their context, so the last few texts come again.
+        self._encode = lru_cache(maxsize=64)(self._encode_once)
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids of a text.
 
         Args:
-            text: Any text. Names of special tokens in it become those tokens.
+            text: Any text. Names of special tokens in it become those tokens, except that of the
+                mask token: a document that mentions it must not gain a gap to fill.
             add_special_tokens: Whether to start with BOS or what else the tokenizer adds. None
                 means as `add_bos_token` says, and never a second BOS where the text has one, as
                 chat prompts do.
+
+        Raises:
+            ValueError: If the text holds half of a surrogate pair.
         """
         if add_special_tokens is None:
             bos = self.tokenizer.bos_token
@@ -62,10 +71,28 @@ class Tokenization:
             add_special_tokens = False if has_bos else self._add_bos_token
         if add_special_tokens and self._add_bos_token:
             # A tokenizer that adds no BOS of its own would ignore add_special_tokens=True.
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-            return [self.tokenizer.bos_token_id, *ids]
+            return [self.tokenizer.bos_token_id, *self._encode(text, False)]
+        return list(self._encode(text, add_special_tokens))
+
+    def _encode_once(self, text: str, add_special_tokens: bool | None) -> tuple[int, ...]:
+        """Ids without a mask token among them; None leaves special tokens to the tokenizer."""
+        lone = next((i for i, letter in enumerate(text) if "\ud800" <= letter <= "\udfff"), None)
+        if lone is not None:
+            raise ValueError(
+                f"A text has half a character, {text[lone]!r}, at place {lone}, which no tokenizer "
+                "reads; remove it from the data, or write both halves."
+            )
         keyword = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return self.tokenizer.encode(text, **keyword)
+        name = str(self.tokenizer.convert_ids_to_tokens(self.mask_token_id))
+        if name not in text:
+            return tuple(self.tokenizer.encode(text, **keyword))
+        # Encoded apart, the halves of the name are ordinary text.
+        half = len(name) // 2
+        first, *others = text.replace(name, f"{name[:half]}{_CUT}{name[half:]}").split(_CUT)
+        ids = self.tokenizer.encode(first, **keyword)
+        for part in others:
+            ids += self.tokenizer.encode(part, add_special_tokens=False)
+        return tuple(ids)
 
     def prefix(self) -> list[int]:
         """What a text with nothing before it starts from: BOS if `add_bos_token` says so."""
@@ -79,17 +106,44 @@ class Tokenization:
             until: The text ends before the first of these; a special token may be among them.
             ignore_eos: Whether to read on after an end-of-text token.
         """
+        ends = self._ends(until, ignore_eos)
+        num_kept = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+        return postprocess_generated_text(self._decode(ids[:num_kept]), list(until), None)
+
+    def is_final(self, ids: Sequence[int], until: Sequence[str], *, ignore_eos: bool) -> bool:
+        """Whether `text_of` these tokens stays the same whatever tokens follow.
+
+        Args:
+            ids: Generated tokens, the first of a longer text.
+            until: As in `text_of`.
+            ignore_eos: As in `text_of`.
+        """
+        if not self._ends(until, ignore_eos).isdisjoint(ids):
+            return True
+        text = self._decode(ids)
+        found = [text.index(stop) for stop in until if stop in text]
+        if not found:
+            return False
+        # A stop that has begun before it, and is not complete yet, would end the text earlier.
+        return not any(
+            stop.startswith(text[start:])
+            for stop in until
+            for start in range(max(0, len(text) - len(stop) + 1), min(found))
+        )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    def _ends(self, until: Sequence[str], ignore_eos: bool) -> set[int]:
+        """Tokens that end a text. Decoding drops special ones, so it is too late for them after."""
         ends = set() if ignore_eos else set(self.end_token_ids)
-        # Decoding drops special tokens, so those have to be looked for before.
         specials = dict(
             zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
         )
-        ends.update(specials[stop] for stop in until if stop in specials)
-        num_kept = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        text = self.tokenizer.decode(
-            list(ids[:num_kept]), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return postprocess_generated_text(text, list(until), None)
+        return ends | {specials[stop] for stop in until if stop in specials}
 
     def chat_prompt(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         """A conversation as the model was trained to see it.

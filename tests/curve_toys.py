@@ -9,6 +9,7 @@ from lm_eval_llada.batching import Batcher
 from lm_eval_llada.curve_scores import Chunk, DiffusionScorer
 from lm_eval_llada.curves import CurveOptions, make_chunks
 from lm_eval_llada.data.texts import Document, TokenText
+from lm_eval_llada.device_memory import DeviceMemory
 
 NETWORK_CONTEXT = 64
 
@@ -26,5 +27,5 @@ def chunks_of(text: TokenText, chunk_length: int = 8) -> list[Chunk]:
 
 
 def diffusion_scorer(batch_size: int = 8) -> DiffusionScorer:
-    batcher = Batcher(batch_size, None, torch.device("cpu"), lambda length, rows: 1)
+    batcher = Batcher(batch_size, None, DeviceMemory(torch.device("cpu")), lambda length, rows: 1)
     return DiffusionScorer(NETWORK, MASK, batcher)

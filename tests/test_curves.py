@@ -21,6 +21,7 @@ from lm_eval_llada.batching import Batcher
 from lm_eval_llada.curve_files import CurveFile
 from lm_eval_llada.curve_scores import CausalScorer, Chunk, DiffusionScorer, expected_seconds
 from lm_eval_llada.curves import CurveOptions, CurveRun, make_chunks
+from lm_eval_llada.device_memory import DeviceMemory
 from lm_eval_llada.duel import duel_log_likelihoods
 from lm_eval_llada.mask_plans import Estimate
 
@@ -63,7 +64,9 @@ def test_all_estimators_are_exact_on_a_known_joint_distribution():
     joint = KnownJoint()
     for state in joint.states[::7]:
         chunk = Chunk("joint", state, JOINT_LENGTH - 2, JOINT_LENGTH, 2, seed=0)
-        scorer = DiffusionScorer(joint, JOINT_MASK_ID, Batcher(4, None, torch.device("cpu"), max))
+        scorer = DiffusionScorer(
+            joint, JOINT_MASK_ID, Batcher(4, None, DeviceMemory(torch.device("cpu")), max)
+        )
         truth = -joint.log_prob(state[2:], state[:2]) / 2
         scored = list(scorer.score([chunk], ALL))
         assert [name for _, name, _ in scored] == list(ALL)

@@ -1,0 +1,85 @@
+"""Memory of the device a model runs on: how much is free, and how much a batch takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from .modeling import LLaDAConfig
+
+
+@dataclass
+class Taken:
+    """What a stretch of work took at its peak, in bytes; None where that is not known."""
+
+    num_bytes: int | None = None
+
+
+class DeviceMemory:
+    """Counts the memory of one device. Only that of CUDA devices can be told.
+
+    Attributes:
+        device: Where passes run.
+        peak_bytes: The most that was ever allocated on it during a watched stretch; None as above.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Watch a device."""
+        self.device = device
+        self.peak_bytes: int | None = None
+
+    def free(self) -> int | None:
+        """Bytes a GPU can still give: what the driver has, and what our allocator holds unused."""
+        if self.device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        reserved = torch.cuda.memory_reserved(self.device)
+        return free + reserved - torch.cuda.memory_allocated(self.device)
+
+    @contextmanager
+    def watched(self) -> Iterator[Taken]:
+        """A stretch of work; what it took is known once it is over."""
+        taken = Taken()
+        if self.device.type != "cuda":
+            yield taken
+            return
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        yield taken
+        peak = torch.cuda.max_memory_allocated(self.device)
+        self.peak_bytes = max(self.peak_bytes or 0, peak)
+        taken.num_bytes = peak - before
+
+    def release(self) -> None:
+        """Give what the allocator holds unused back to the driver."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return "not enough memory" in message or "can't allocate memory" in message
+
+
+def sequence_bytes(config: LLaDAConfig, itemsize: int) -> Callable[[int, int], int]:
+    """An estimate of the memory that one sequence takes in a forward pass, in bytes.
+
+    Counts a layer's activations, since those of earlier layers are freed, and the logits in the
+    model's dtype and three times in fp32 (logits, their softmax, work space).
+
+    Args:
+        config: For the widths of the layers and the size of the vocabulary.
+        itemsize: Bytes of a number of the model.
+
+    Returns:
+        A function of the sequence's length and the number of rows whose logits are computed.
+    """
+    per_token = itemsize * (8 * config.d_model + 3 * config.mlp_hidden_size)
+    per_row = config.embedding_size * (itemsize + 3 * 4)
+    return lambda length, num_rows: length * per_token + num_rows * per_row
