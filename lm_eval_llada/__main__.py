@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from lm_eval._cli import HarnessCLI
 
-from . import rope_command
+from . import preemption, rope_command
 from .checkpoints import DEFAULT_CHECKPOINT
 from .data import niah_group, tasks_path
 from .protocols import fill_protocols
@@ -76,11 +76,15 @@ def main() -> int:
     """Run the command line of this process.
 
     Returns:
-        0, or 1 after one sentence on stderr that says what is wrong.
+        0, or 1 after one sentence on stderr that says what is wrong, or `preemption.EXIT_CODE`
+        where SIGTERM ended the run and the same command goes on with it.
     """
     _quieten()
     try:
         run(sys.argv[1:])
+    except preemption.Preempted as stop:
+        print(f"lm-eval-llada: {stop}", file=sys.stderr)
+        return preemption.EXIT_CODE
     except (ValueError, ImportError, OSError, MemoryError) as error:
         if os.environ.get(DEBUG) == "1":
             raise
@@ -150,7 +154,8 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     if namespace.model != _OUR_MODEL:
         return
     # Named, so that the harness calls the results folder after it.
-    namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **model_args}
+    namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **_kept(given), **model_args}
+    preemption.watch()
     namespace.batch_size = given.get("batch_size", "auto")
     namespace.device = given.get("device") or "auto"
     # The harness makes the model only after its own tasks, thousands of files, have been listed.
@@ -183,6 +188,16 @@ def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
         f"{rope.train_length}, or target_length if that is longer. Name others one by one, such as "
         f"--tasks niah_{2 * int(group['task'][-1].removeprefix('niah_'))}."
     )
+
+
+def _kept(given: dict[str, Any]) -> dict[str, str]:
+    """Where finished answers go unless model_args say otherwise: beside the results, if any."""
+    output_path = given.get("output_path")
+    if not output_path:
+        return {}
+    path = Path(output_path)
+    # The harness takes a name that ends in .json for a file in the folder of results.
+    return {"answers_dir": str((path.parent if path.suffix == ".json" else path) / "answers")}
 
 
 def _metadata(given: dict[str, Any]) -> dict[str, Any]:

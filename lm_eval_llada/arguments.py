@@ -75,6 +75,8 @@ class RequestOptions:
         seed: With a request's content, the seed of that request.
         is_check_greedy: Whether loglikelihood also says if greedy decoding gives the target; False
             saves its forward passes and reports False.
+        answers_dir: Folder where finished answers are kept, and read from by a later run; None
+            keeps none.
 
     Raises:
         ValueError: If a value is out of range.
@@ -87,6 +89,7 @@ class RequestOptions:
     add_bos_token: bool | None = None
     seed: int = 2025
     is_check_greedy: bool = True
+    answers_dir: str | None = None
 
     def __post_init__(self) -> None:  # noqa: D105
         # The harness also knows `auto:N`, which probes again N times in a run; ours adapts anyway.
@@ -168,8 +171,8 @@ _UNSAID_DEVICE = "cuda:0"
 _IGNORED = ("trust_remote_code",)
 # What changes how fast answers come, not what they are.
 _WITHOUT_EFFECT = {
-    "loading": ("device", "device_map", "tp", "attn_implementation"),
-    "requests": ("batch_size", "max_batch_size"),
+    "loading": ("pretrained", "revision", "device", "device_map", "tp", "attn_implementation"),
+    "requests": ("batch_size", "max_batch_size", "answers_dir"),
     "tasks": ("data_dir", "length_unit"),
 }
 
@@ -274,7 +277,7 @@ def answer_fingerprint(arguments: ModelArguments, checkpoint: str) -> str:
     for part, names in _WITHOUT_EFFECT.items():
         for name in names:
             values[part].pop(name)
-    return fingerprint(values, checkpoint)
+    return fingerprint(values, checkpoint, revision=arguments.loading.revision)
 
 
 def unknown_name(where: str, name: str, known: tuple[str, ...]) -> ValueError:

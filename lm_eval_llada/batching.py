@@ -24,7 +24,7 @@ _ESTIMATED_SHARE, _MEASURED_SHARE = 0.6, 0.85
 
 
 class Batcher:
-    """Cuts requests, longest first, into batches that fit.
+    """Cuts requests, in order of their length, into batches that fit.
 
     A batch size that was asked for is kept; auto starts from an estimate and goes on with what the
     batches before have really taken. Either halves when memory runs out. Scores do not depend on
@@ -84,23 +84,25 @@ class Batcher:
         measure: Callable[[Item], tuple[int, int]],
         run: Callable[[Sequence[Item], int], Sequence[Result]],
         at_once: Callable[[Item, int], int],
-    ) -> Iterator[tuple[Item, Result]]:
-        """Run all items and yield each with its result, batch by batch.
+    ) -> Iterator[list[tuple[Item, Result]]]:
+        """Run all items and yield them with their results, batch by batch.
 
         Args:
-            items: In the order to run them, the longest first.
+            items: In the order to run them, by length one way or the other.
             measure: Tokens and rows that an item adds to a pass.
             run: From some items and the batch size to their results.
-            at_once: How many items `run` gets at once, from the first of them and the batch size.
+            at_once: How many items `run` gets at once, from the longest and the batch size.
 
         Raises:
             MemoryError: If a batch does not fit and cannot be made smaller.
         """
         start = 0
         while start < len(items):
-            length, num_rows = measure(items[start])
-            size = self.size(length, num_rows)
-            batch = items[start : start + at_once(items[start], size)]
+            batch, size = self._cut(items[start:], items[start], measure, at_once)
+            # In ascending order the longest of a batch is its last.
+            longest = max(batch, key=measure)
+            batch, size = self._cut(batch, longest, measure, at_once)
+            length, num_rows = measure(longest)
             try:
                 with self._memory.watched() as taken:
                     results = run(batch, size)
@@ -113,8 +115,19 @@ class Batcher:
                 estimate = min(size, len(batch)) * self._bytes_of(length, num_rows)
                 self._measured = max(self._measured or 0.0, taken.num_bytes / estimate)
             self.last_size = size
-            yield from zip(batch, results, strict=True)
+            yield list(zip(batch, results, strict=True))
             start += len(batch)
+
+    def _cut(
+        self,
+        items: Sequence[Item],
+        longest: Item,
+        measure: Callable[[Item], tuple[int, int]],
+        at_once: Callable[[Item, int], int],
+    ) -> tuple[Sequence[Item], int]:
+        """The first items, as many as run at once if one of them is like `longest`; their size."""
+        size = self.size(*measure(longest))
+        return items[: at_once(longest, size)], size
 
     def _shrink(self, size: int, length: int, error: Exception) -> None:
         too_much = (
@@ -167,6 +180,6 @@ class Progress:
         self._bar.close()
 
 
-def longest_first(items: Sequence[Item], length: Callable[[Item], Any]) -> list[Item]:
-    """The items by descending length, so that memory runs out at once if it ever does."""
-    return sorted(items, key=length, reverse=True)
+def shortest_first(items: Sequence[Item], length: Callable[[Item], Any]) -> list[Item]:
+    """The items by ascending length, so that a wrong setting shows while it has cost little."""
+    return sorted(items, key=length)

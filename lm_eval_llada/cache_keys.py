@@ -5,29 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import CacheHook
 
 from . import __version__
+from .provenance import checkpoint_digest
 
 
-def fingerprint(values: Mapping[str, Any], checkpoint: str) -> str:
+def fingerprint(values: Mapping[str, Any], checkpoint: str, *, revision: str | None = None) -> str:
     """A digest of everything that answers depend on besides the request.
 
     Args:
         values: Settings that change answers.
-        checkpoint: Folder or hub id; a folder's files count, since a model trained on under the
-            same name answers differently.
+        checkpoint: Folder or hub id. What counts is the content, not the place: a model trained on
+            under the same name answers differently, and a copy of it does not.
+        revision: Branch, tag or commit of a hub id.
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        ValueError: If a folder holds none of the files of a checkpoint.
     """
-    folder = Path(checkpoint)
-    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))]
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    text = json.dumps([__version__, checkpoint, values, states], sort_keys=True, default=str)
+    content = checkpoint_digest(checkpoint, revision=revision)
+    text = json.dumps([__version__, content, values], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .modeling import LLaDAConfig
+from .provenance import peak_memory_bytes
 
 
 @dataclass
@@ -19,21 +20,27 @@ class Taken:
 
 
 class DeviceMemory:
-    """Counts the memory of one device. Only that of CUDA devices can be told.
+    """Counts the memory of one device. What is free can be told of CUDA devices only.
 
     Attributes:
         device: Where passes run.
-        peak_bytes: The most that was ever allocated on it during a watched stretch; None as above.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        """Watch a device."""
+    def __init__(self, device: torch.device, *, is_even: bool = False) -> None:
+        """Watch a device.
+
+        Args:
+            device: Where passes run.
+            is_even: Whether several ranks have to run the same batches, so that none may go by
+                what is free on its own device.
+        """
         self.device = device
-        self.peak_bytes: int | None = None
+        self._is_even = is_even
+        self._peak_bytes = 0
 
     def free(self) -> int | None:
         """Bytes a GPU can still give: what the driver has, and what our allocator holds unused."""
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or self._is_even:
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
         reserved = torch.cuda.memory_reserved(self.device)
@@ -50,8 +57,13 @@ class DeviceMemory:
         torch.cuda.reset_peak_memory_stats(self.device)
         yield taken
         peak = torch.cuda.max_memory_allocated(self.device)
-        self.peak_bytes = max(self.peak_bytes or 0, peak)
+        self._peak_bytes = max(self._peak_bytes, peak)
         taken.num_bytes = peak - before
+
+    def peak_bytes(self) -> int | None:
+        """The most that was in use: by tensors on a GPU, else by the process; None if not told."""
+        # A watched stretch starts the device's own count anew.
+        return max(peak_memory_bytes(self.device) or 0, self._peak_bytes) or None
 
     def release(self) -> None:
         """Give what the allocator holds unused back to the driver."""

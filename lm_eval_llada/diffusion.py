@@ -23,8 +23,9 @@ MAX_ENUMERATED_LENGTH = 7
 
 
 NOT_FINITE = (
-    "The denoiser returned logits that are NaN or infinite; "
-    "float16 overflows in some checkpoints: use dtype=bfloat16 or float32."
+    "The denoiser returned logits that are NaN or infinite. Check dtype first: float16 overflows "
+    "in some checkpoints, so use dtype=bfloat16 or float32; then rope_scale and rope_theta, and "
+    "the weights themselves."
 )
 
 

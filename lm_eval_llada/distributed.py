@@ -7,6 +7,7 @@ few small objects. Those go over gloo, which needs no GPU.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -56,10 +57,45 @@ class Ranks:
         dist.gather_object(obj, gathered, dst=dst, group=self.group)
         return gathered
 
-    def barrier(self) -> None:
-        """Wait until every rank has come here."""
-        if self.world_size > 1:
-            dist.barrier(group=self.group)
+    def all_gather_object(self, obj: Any) -> list[Any]:
+        """The objects of all ranks in order of rank, on every rank."""
+        if self.world_size == 1:
+            return [obj]
+        gathered = [None] * self.world_size
+        dist.all_gather_object(gathered, obj, group=self.group)
+        return gathered
+
+    def first_of(self, purpose: str, order: Sequence[str]) -> str:
+        """The purpose that comes first in `order` among those of all ranks, on every rank."""
+        return min(self.all_gather_object(purpose), key=order.index)
+
+    def exchange_objects(self, outgoing: Sequence[Any]) -> list[Any]:
+        """What every rank has for this one, in order of rank.
+
+        Ranks take turns to scatter, since gloo has no exchange of objects; gathering everything
+        everywhere would fill the memory with the requests of all ranks.
+
+        Args:
+            outgoing: What this rank has for each, itself included.
+        """
+        if self.world_size == 1:
+            return list(outgoing)
+        received: list[Any] = []
+        for source in range(self.world_size):
+            box = [None]
+            parts = list(outgoing) if source == self.rank else None
+            dist.scatter_object_list(box, parts, src=source, group=self.group)
+            received.append(box[0])
+        return received
+
+
+def place_of_process() -> Ranks:
+    """The place of this process by the launcher's word, before any ranks are connected."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    numbers = [
+        int(os.environ.get(name, default)) for name, default in zip(names, "010", strict=True)
+    ]
+    return Ranks(*numbers)
 
 
 def join_ranks() -> Ranks:
@@ -71,8 +107,8 @@ def join_ranks() -> Ranks:
     Returns:
         The place of this process; rank 0 of 1 where no launcher has set WORLD_SIZE.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1 and not (dist.is_available() and dist.is_initialized()):
+    place = place_of_process()
+    if place.world_size == 1 and not (dist.is_available() and dist.is_initialized()):
         return Ranks()
     if dist.is_initialized():
         # Someone else chose the backend, such as NCCL, which only moves GPU memory.
@@ -80,8 +116,7 @@ def join_ranks() -> Ranks:
     else:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
         group = dist.group.WORLD
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, group)
+    return Ranks(dist.get_rank(), dist.get_world_size(), place.local_rank, group)
 
 
 def leave_ranks() -> None:

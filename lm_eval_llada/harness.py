@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +18,7 @@ from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
 from . import __version__
+from .answers import Answer, AnswerStore
 from .arguments import (
     ModelArguments,
     answer_fingerprint,
@@ -27,7 +27,10 @@ from .arguments import (
 )
 from .batching import Progress
 from .cache_keys import own_keys
-from .distributed import Ranks, choose_device, join_ranks
+from .dispatch import Dispatcher
+from .distributed import Ranks, choose_device, join_ranks, place_of_process
+from .jobs import Job, JobMaker, Runs, score_of
+from .provenance import checkpoint_digest, machine, package_commit
 from .requests import RequestSeeds, content_seed, fit_prompt, plan_generation
 from .runlog import RunLog, Sample, merge_logs
 from .runner import Generation, Runner, Target, load_runner, open_checkpoint
@@ -64,13 +67,14 @@ class LLaDALM(TemplateLM):
         # Ranks that share each layer act as one process; transformers connects them itself.
         self._ranks = join_ranks() if loading.tp is None else Ranks()
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self._is_shown = self._rank == 0 and (loading.tp is None or local_rank == 0)
+        place = place_of_process()
+        self._is_shown = place.rank == 0
         self._device = choose_device(
-            loading.device, local_rank=local_rank, world_size=self._world_size
+            loading.device, local_rank=place.local_rank, world_size=self._world_size
         )
         self._log = RunLog()
         self._logs = [self._log]
+        self._disable_tqdm = False
 
     @classmethod
     def create_from_arg_obj(  # type: ignore[override]
@@ -91,6 +95,26 @@ class LLaDALM(TemplateLM):
         """The model with its weights, read on first use."""
         return load_runner(self.arguments, self._checkpoint, self._device)
 
+    @cached_property
+    def _owner(self) -> str:
+        """Digest of everything that answers depend on besides the request."""
+        return answer_fingerprint(self.arguments, self._checkpoint.location)
+
+    @cached_property
+    def _jobs(self) -> JobMaker:
+        return JobMaker(self._owner, self.arguments, self._checkpoint.config, self.max_length)
+
+    @cached_property
+    def _dispatcher(self) -> Dispatcher:
+        folder, store = self.arguments.requests.answers_dir, None
+        if folder is not None:
+            # Ranks that share each layer all keep all answers. They read the same ones: none of
+            # them can finish, and save, a batch before all have come to it.
+            place = place_of_process()
+            store = AnswerStore(folder, place.rank, place.world_size)
+        runs = Runs(lambda: self.runner, self._text, self.arguments, self.max_length)
+        return Dispatcher(self._ranks, store, runs.by_kind(), self._finished, self._progress)
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate a text for each request.
 
@@ -105,18 +129,10 @@ class LLaDALM(TemplateLM):
         Raises:
             ValueError: If generation_kwargs are wrong or a prompt is too long and may not be cut.
         """
+        self._disable_tqdm = disable_tqdm
         seeds = RequestSeeds(self.arguments.requests.seed)
-        items = [self._generation(i, request, seeds) for i, request in enumerate(requests)]
-        texts, runner = [""] * len(requests), self.runner
-        with self._progress("generate_until", len(items), disable_tqdm) as progress:
-            for index, tokens in runner.texts(items, progress):
-                plan = items[index].plan
-                texts[index] = self._text.text_of(
-                    tokens.tolist(), plan.until, ignore_eos=plan.ignore_eos
-                )
-                self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
-        self._count_work(progress)
-        return texts
+        jobs = [self._generation_job(request, seeds) for request in requests]
+        return [str(text) for text in self._answers("generate_until", jobs)]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -155,23 +171,18 @@ class LLaDALM(TemplateLM):
             Natural-log likelihoods, summed over tokens, in the order of the requests. Windows have
             `max_length` tokens, so a text is never cut.
         """
-        prefix, run_seed = _ids(self._text.prefix()), self.arguments.requests.seed
-        items = []
-        for i, request in enumerate(requests):
-            text = request.args[0]
-            seed = content_seed(run_seed, "loglikelihood_rolling", text)
-            ids = self._text.encode(text, add_special_tokens=False)
-            items.append(Target(i, prefix, _ids(ids), seed))
-        values, runner = [0.0] * len(requests), self.runner
-        with self._progress("loglikelihood_rolling", len(items), disable_tqdm) as progress:
-            for index, estimate in runner.rolling_scores(
-                items, self.arguments.likelihood, progress, max_length=self.max_length
-            ):
-                values[index] = estimate.value
-                self._log.saw_stderr(*_task_and_sample(requests[index]), estimate.stderr)
-                args = requests[index].args
-                self.cache_hook.add_partial("loglikelihood_rolling", args, estimate.value)
-        self._count_work(progress)
+        self._disable_tqdm = disable_tqdm
+        kind, prefix = "loglikelihood_rolling", _ids(self._text.prefix())
+        jobs = []
+        for request in requests:
+            ids = _ids(self._text.encode(request.args[0], add_special_tokens=False))
+            seed = content_seed(self.arguments.requests.seed, kind, request.args[0])
+            jobs.append(self._jobs.target(kind, Target(0, prefix, ids, seed), request.args))
+        values = []
+        for request, answer in zip(requests, self._answers(kind, jobs), strict=True):
+            value, _, stderr = score_of(answer)
+            values.append(value)
+            self._log.saw_stderr(*_task_and_sample(request), stderr)
         return values
 
     def _loglikelihood_tokens(
@@ -189,33 +200,44 @@ class LLaDALM(TemplateLM):
         samples: list[tuple[str, Sample]],
         disable_tqdm: bool,
     ) -> list[tuple[float, bool]]:
-        options = self.arguments.requests
-        items = [
-            Target(i, _ids(a), _ids(b), content_seed(options.seed, "loglikelihood", *strings))
-            for i, (strings, a, b) in enumerate(encoded)
-        ]
-        results, runner = [(0.0, False)] * len(items), self.runner
-        with self._progress("loglikelihood", len(items), disable_tqdm) as progress:
-            for index, (estimate, is_greedy) in runner.scores(
-                items,
-                self.arguments.likelihood,
-                progress,
-                check_greedy=options.is_check_greedy,
-            ):
-                results[index] = (estimate.value, is_greedy)
-                self._log.saw_stderr(*samples[index], estimate.stderr)
-                self.cache_hook.add_partial("loglikelihood", encoded[index][0], results[index])
-        self._count_work(progress)
+        self._disable_tqdm = disable_tqdm
+        kind, run_seed = "loglikelihood", self.arguments.requests.seed
+        jobs = []
+        for strings, prefix, target in encoded:
+            item = Target(0, _ids(prefix), _ids(target), content_seed(run_seed, kind, *strings))
+            jobs.append(self._jobs.target(kind, item, strings))
+        results = []
+        for (task, sample), answer in zip(samples, self._answers(kind, jobs), strict=True):
+            value, is_greedy, stderr = score_of(answer)
+            results.append((value, is_greedy))
+            self._log.saw_stderr(task, sample, stderr)
         return results
 
-    def _generation(self, index: int, request: Instance, seeds: RequestSeeds) -> Generation:
+    def _answers(self, kind: str, jobs: list[Job]) -> list[Answer]:
+        """The answers of this rank's jobs, from disk or from whichever rank they were dealt to."""
+        answers = self._dispatcher.answers(kind, jobs)
+        self._count_work()
+        return answers
+
+    def _finished(self, kind: str, args: tuple[Any, ...], answer: Answer) -> None:
+        """Hand an answer to the harness' cache, in the form in which the harness gets it."""
+        value: Any = answer
+        if kind != "generate_until":
+            number, is_greedy, _ = score_of(answer)
+            value = (number, is_greedy) if kind == "loglikelihood" else number
+        self.cache_hook.add_partial(kind, args, value)
+
+    def _generation_job(self, request: Instance, seeds: RequestSeeds) -> Job:
         context, gen_kwargs = request.args
         task, sample = _task_and_sample(request)
         plan = plan_generation(gen_kwargs, self.arguments.sampling)
         self._log.saw_plan(task, plan)
-        prompt = self._fitted(request, self.tok_encode(context), [0] * plan.options.gen_length)
-        seed = seeds.next((task, *sample), "generate_until", context)
-        return Generation(index, _ids(prompt), plan, seed)
+        prompt = _ids(
+            self._fitted(request, self.tok_encode(context), [0] * plan.options.gen_length)
+        )
+        seed = seeds.next((task, *sample), "generate_until", context, repeats=request.repeats)
+        item = Generation(0, prompt, plan, seed)
+        return self._jobs.generation(item, request.args)
 
     def _fitted(self, request: Instance, prompt: list[int], reserved: list[int]) -> list[int]:
         """The prompt beside the tokens it is for, cut if it has to be, and counted."""
@@ -226,13 +248,17 @@ class LLaDALM(TemplateLM):
         self._log.saw_prompt(task, sample, len(prompt) - len(kept))
         return kept
 
-    def _progress(self, kind: str, total: int, disable_tqdm: bool) -> Progress:
-        return Progress(total, f"llada {kind}", shown=self._is_shown and not disable_tqdm)
+    def _progress(self, kind: str, total: int) -> Progress:
+        shown = self._is_shown and not self._disable_tqdm
+        return Progress(total, f"llada {kind}", shown=shown)
 
-    def _count_work(self, progress: Progress) -> None:
-        self._log.num_passes = self.runner.stats.num_passes
-        self._log.num_tokens = self.runner.stats.num_tokens
-        self._log.seconds += progress.seconds
+    def _count_work(self) -> None:
+        if "runner" in self.__dict__:
+            self._log.num_passes = self.runner.stats.num_passes
+            self._log.num_tokens = self.runner.stats.num_tokens
+            self._log.peak_memory_bytes = self.runner.memory.peak_bytes()
+        self._log.seconds = self._dispatcher.seconds
+        self._log.num_from_disk = self._dispatcher.num_from_disk
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
@@ -296,6 +322,8 @@ class LLaDALM(TemplateLM):
         The harness gathers its metrics this way at the end of a run. The logs travel along, since
         it asks for `get_model_info` on rank 0 only, too late to gather anything.
         """
+        self._dispatcher.wait_for("gather")
+        self._count_work()
         gathered = self._ranks.gather_object((obj, self._log), dst)
         if gathered is None:
             return None
@@ -303,13 +331,13 @@ class LLaDALM(TemplateLM):
         return [other for other, _ in gathered]
 
     def barrier(self) -> None:
-        """Wait for the other ranks."""
-        self._ranks.barrier()
+        """Wait for the other ranks, and work for them meanwhile."""
+        self._dispatcher.wait_for("barrier")
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness' cache of answers, under keys that say whose they are."""
         super().set_cache_hook(cache_hook)
-        own_keys(cache_hook, answer_fingerprint(self.arguments, self._checkpoint.location))
+        own_keys(cache_hook, self._owner)
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into the results' `config`, asked for once at the end.
@@ -327,6 +355,11 @@ class LLaDALM(TemplateLM):
         info["rope"] = dataclasses.asdict(self.rope)
         info["llada"] = {
             "version": __version__,
+            "commit": package_commit(),
+            "checkpoint": checkpoint_digest(
+                self._checkpoint.location, revision=self.arguments.loading.revision
+            ),
+            "machine": machine(),
             "arguments": dataclasses.asdict(self.arguments),
             "max_length": self.max_length,
             "num_ranks": self._world_size,

@@ -127,18 +127,21 @@ class RequestSeeds:
     run_seed: int
     _seen: Counter[tuple[Any, ...]] = field(default_factory=Counter)
 
-    def next(self, sample: tuple[Any, ...], *content: str) -> int:
+    def next(self, sample: tuple[Any, ...], *content: str, repeats: int) -> int:
         """The seed of the next request with this content for this sample.
 
         Args:
             sample: Task, sample and position of the request within the sample.
             *content: Kind of request, context and, for likelihoods, continuation.
+            repeats: How often the task has a request asked. The harness repeats the last one of a
+                rank beyond that, to make ranks equally long, and throws the answers away: seeds
+                begin again then, so that nothing new is computed.
 
         Returns:
             An integer in [0, 2**63).
         """
         key = (*sample, *content)
-        repetition = self._seen[key]
+        repetition = self._seen[key] % repeats
         self._seen[key] += 1
         return content_seed(self.run_seed, *content, repetition=repetition)
 

@@ -25,6 +25,8 @@ class RunLog:
         num_passes: Forward passes.
         num_tokens: Tokens they read, padding not counted.
         seconds: Time spent on requests.
+        num_from_disk: Requests that an earlier run had answered.
+        peak_memory_bytes: The most memory in use; None where the system does not tell.
     """
 
     dropped: dict[str, dict[Sample, int]] = field(default_factory=dict)
@@ -33,6 +35,8 @@ class RunLog:
     num_passes: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
+    num_from_disk: int = 0
+    peak_memory_bytes: int | None = None
 
     def saw_prompt(self, task: str, sample: Sample, num_dropped: int) -> None:
         """Note a request, and the tokens its prompt lost."""
@@ -68,6 +72,8 @@ class RunLog:
                 "tokens_read": self.num_tokens,
                 "seconds": round(self.seconds, 3),
                 "tokens_per_second": round(self.num_tokens / max(self.seconds, 1e-9), 1),
+                "peak_memory_bytes": self.peak_memory_bytes,
+                "answers_from_disk": self.num_from_disk,
             },
         }
 
@@ -89,7 +95,10 @@ class RunLog:
 
 
 def merge_logs(logs: Sequence[RunLog]) -> RunLog:
-    """The logs of all ranks as one; they worked side by side, so their times do not add up."""
+    """The logs of all ranks as one.
+
+    They worked side by side, so their times do not add up. Memory is that of the largest rank.
+    """
     merged = RunLog()
     for log in logs:
         for task, cuts in log.dropped.items():
@@ -101,6 +110,9 @@ def merge_logs(logs: Sequence[RunLog]) -> RunLog:
         merged.num_passes += log.num_passes
         merged.num_tokens += log.num_tokens
         merged.seconds = max(merged.seconds, log.seconds)
+        merged.num_from_disk += log.num_from_disk
+        peaks = [p for p in (merged.peak_memory_bytes, log.peak_memory_bytes) if p is not None]
+        merged.peak_memory_bytes = max(peaks, default=None)
     return merged
 
 

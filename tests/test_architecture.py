@@ -28,9 +28,10 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "metrics": ({"metrics"}, {"errors"}),
     "harness": (
         {
-            *("harness", "hf_rope", "arguments", "batching", "cache_keys", "device_memory"),
-            *("distributed",),
-            *("longbench_task", "protocols", "requests", "runlog", "runner", "tokenization"),
+            *("harness", "hf_rope", "answers", "arguments", "batching", "cache_keys"),
+            *("device_memory", "dispatch", "distributed", "jobs", "longbench_task", "preemption"),
+            *("protocols", "provenance", "requests", "runlog", "runner", "sharding"),
+            "tokenization",
         },
         None,
     ),

@@ -170,7 +170,7 @@ def test_equal_requests_run_once_unless_they_draw_random_numbers(make):
     assert lm.runner.stats.num_sequences <= 2 * 8
     random = make(batch_size=4, temperature=1.0)
     # A sample that is repeated draws anew each time.
-    random.generate_until(4 * generations(prompts[:1], ignore_eos=True))
+    random.generate_until(4 * generations(prompts[:1], repeats=4, ignore_eos=True))
     assert random.runner.stats.num_sequences == 4 * 8
 
 

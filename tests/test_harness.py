@@ -139,10 +139,10 @@ def test_the_run_seed_changes_sampled_results(make) -> None:
 
 def test_repeats_differ_and_equal_requests_of_other_samples_agree(make) -> None:
     lm = make(temperature=1.0)
-    request, same_content = generations(["The key is", "The key is"])
-    first, again, elsewhere = lm.generate_until([request, request, same_content])
+    request, same_content = generations(["The key is", "The key is"], repeats=2)
+    first, again, padding, elsewhere = lm.generate_until([*[request] * 3, same_content])
     assert first != again
-    assert first == elsewhere
+    assert first == padding == elsewhere
     assert lm.generate_until([request]) == [first]
 
 
@@ -151,7 +151,9 @@ def test_an_empty_continuation_has_probability_one(lm: LLaDALM) -> None:
 
 
 def test_without_the_greedy_check_fewer_passes_run(make) -> None:
-    with_check, without = make(), make(is_check_greedy=False)
+    # Of one drawn mask each; all of a short target's masks would hold every pass of the check.
+    settings = {"mc_num": 1, "likelihood": "mc"}
+    with_check, without = make(**settings), make(**settings, is_check_greedy=False)
     values = [lm.loglikelihood(choices(PAIRS)) for lm in (with_check, without)]
     assert [v for v, _ in values[0]] == pytest.approx([v for v, _ in values[1]])
     assert not any(greedy for _, greedy in values[1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy_tokenizer import toy_tokenizer
 
 from lm_eval_llada.arguments import ModelArguments, known_names, parse_model_args
-from lm_eval_llada.batching import Batcher, longest_first
+from lm_eval_llada.batching import Batcher, shortest_first
 from lm_eval_llada.device_memory import DeviceMemory, Taken
 from lm_eval_llada.distributed import Ranks, choose_device, join_ranks
 from lm_eval_llada.modeling import LLaDAConfig
@@ -165,11 +165,11 @@ def test_stops_come_from_a_string_or_a_list() -> None:
 
 def test_seeds_depend_on_content_and_on_nothing_else() -> None:
     seeds = RequestSeeds(1)
-    first = seeds.next(("task", 0), "generate_until", "text")
-    assert first == RequestSeeds(1).next(("other", 5), "generate_until", "text")
+    first = seeds.next(("task", 0), "generate_until", "text", repeats=2)
+    assert first == RequestSeeds(1).next(("other", 5), "generate_until", "text", repeats=2)
     assert first == content_seed(1, "generate_until", "text")
     others = [
-        seeds.next(("task", 0), "generate_until", "text"),
+        seeds.next(("task", 0), "generate_until", "text", repeats=2),
         content_seed(2, "generate_until", "text"),
         content_seed(1, "loglikelihood", "text"),
         content_seed(1, "generate_until", "text", ""),
@@ -217,6 +217,7 @@ class Memory:
         self.sizes: list[int] = []
 
     def __call__(self, batch: list[int], size: int) -> list[int]:
+        assert len(batch) <= size
         if max(batch) * size > self.tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.sizes.append(len(batch))
@@ -224,10 +225,9 @@ class Memory:
 
 
 def process(batcher: Batcher, items: list[int], memory: Memory) -> list[tuple[int, int]]:
-    ordered = longest_first(items, lambda item: item)
-    return list(
-        batcher.process(ordered, lambda item: (item, item), memory, lambda item, size: size)
-    )
+    ordered = shortest_first(items, lambda item: item)
+    batches = batcher.process(ordered, lambda item: (item, item), memory, lambda item, size: size)
+    return [pair for batch in batches for pair in batch]
 
 
 @given(st.lists(st.integers(1, 100), max_size=20), st.integers(100, 1000))
@@ -312,4 +312,3 @@ def test_one_process_is_rank_0_of_1(monkeypatch) -> None:
     assert ranks == Ranks(0, 1)
     assert ranks.gather_object("x") == ["x"]
     assert ranks.all_gather(torch.tensor(3)).tolist() == 3
-    ranks.barrier()

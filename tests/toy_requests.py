@@ -20,14 +20,16 @@ PAIRS = [
 ]
 
 
-def instance(kind: str, *args: object, doc_id: int = 0, task: str = "toy") -> Instance:
-    return Instance(kind, {}, args, 0, (task, doc_id, 1))
+def instance(
+    kind: str, *args: object, doc_id: int = 0, task: str = "toy", repeats: int = 1
+) -> Instance:
+    return Instance(kind, {}, args, 0, (task, doc_id, repeats))
 
 
-def generations(prompts: list[str], **gen_kwargs: object) -> list[Instance]:
+def generations(prompts: list[str], repeats: int = 1, **gen_kwargs: object) -> list[Instance]:
     kwargs = {"until": [], "gen_length": 8, **gen_kwargs}
     return [
-        instance("generate_until", prompt, copy.deepcopy(kwargs), doc_id=i)
+        instance("generate_until", prompt, copy.deepcopy(kwargs), doc_id=i, repeats=repeats)
         for i, prompt in enumerate(prompts)
     ]
 

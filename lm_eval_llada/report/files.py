@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_ANSWERS = "answers-"  # kept for going on with a run; nothing to show
 _SAMPLES = "samples_"
 
 
@@ -98,7 +99,7 @@ def find_files(paths: Sequence[str | Path]) -> Found:
             _keep_readable(path, read_results, results, skipped)
         elif path.name.startswith(_SAMPLES):
             _keep_readable(path, _sample_file, samples, skipped)
-        else:
+        elif not path.name.startswith(_ANSWERS):
             curves.append(path)
     results.sort(key=lambda result: (result.stamp, str(result.path)))
     return Found(tuple(results), tuple(samples), tuple(curves), tuple(skipped))
