@@ -150,14 +150,14 @@ def test_an_empty_continuation_has_probability_one(lm: LLaDALM) -> None:
     assert lm.loglikelihood(choices([("One", ""), ("", "")])) == [(0.0, True), (0.0, True)]
 
 
-def test_without_the_greedy_check_fewer_passes_run(make) -> None:
+def test_without_the_greedy_check_fewer_sequences_are_read(make) -> None:
     # Of one drawn mask each; all of a short target's masks would hold every pass of the check.
     settings = {"mc_num": 1, "likelihood": "mc"}
     with_check, without = make(**settings), make(**settings, is_check_greedy=False)
     values = [lm.loglikelihood(choices(PAIRS)) for lm in (with_check, without)]
     assert [v for v, _ in values[0]] == pytest.approx([v for v, _ in values[1]])
     assert not any(greedy for _, greedy in values[1])
-    assert without.runner.stats.num_passes < with_check.runner.stats.num_passes
+    assert without.runner.stats.num_sequences < with_check.runner.stats.num_sequences
 
 
 def test_a_bos_token_is_added_once(make) -> None:
