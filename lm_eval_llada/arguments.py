@@ -13,7 +13,7 @@ from .cache_keys import fingerprint
 from .checkpoints import DEFAULT_CHECKPOINT
 from .errors import nearest, unknown_choice
 from .likelihood import LikelihoodOptions
-from .modeling.loading import DTYPES
+from .modeling.loading import DTYPES, check_quantization
 from .modeling.model import check_attention
 from .rope import RopeChoice
 from .sampler import SamplingOptions
@@ -35,10 +35,11 @@ class LoadingOptions:
         attn_implementation: One of `modeling.ATTENTION_IMPLEMENTATIONS`.
         device_map: Spread one model over devices as `transformers` does, such as auto.
         tp: Number of ranks that share each layer; needs torchrun.
+        quantization: Weights in `8bit` or `4bit` by bitsandbytes; changes the numbers a little.
 
     Raises:
         ValueError: If a value is not one of those allowed or two of them contradict each other.
-        ImportError: If flash-attn is asked for and missing.
+        ImportError: If flash-attn or bitsandbytes is asked for and missing.
     """
 
     pretrained: str = DEFAULT_CHECKPOINT
@@ -49,11 +50,13 @@ class LoadingOptions:
     attn_implementation: str = "sdpa"
     device_map: str | None = None
     tp: int | None = None
+    quantization: str = "none"
 
     def __post_init__(self) -> None:  # noqa: D105
         if self.dtype not in DTYPES:
             raise unknown_choice("dtype", self.dtype, DTYPES)
         check_attention(self.attn_implementation)
+        check_quantization(self.quantization)
         if self.tp is not None and self.device_map is not None:
             raise ValueError(
                 f"tp={self.tp} and device_map={self.device_map} both spread one model over "

@@ -163,8 +163,7 @@ class DiffusionScorer:
         lengths = []
         for chunk in chunks:
             options = LikelihoodOptions(mc_num=self.mc_num)
-            short = options.enumerates(chunk.num_tokens)
-            num_masks = 2**chunk.num_tokens - 1 if short else self.mc_num
+            num_masks = options.num_masks(chunk.num_tokens)
             num_passes = num_masks if {"elbo", "masked_mean"} & {*estimators} else 0
             num_passes += chunk.num_tokens if "duel" in estimators else 0
             lengths += [chunk.end] * num_passes
@@ -193,7 +192,8 @@ class DiffusionScorer:
         def at_once(chunk: Chunk, size: int) -> int:
             return size if num_masks is None else max(1, _PASSES_AT_ONCE * size // num_masks)
 
-        return self.batcher.process(chunks, measure, run, at_once)
+        for batch in self.batcher.process(chunks, measure, run, at_once):
+            yield from batch
 
     def _masked(self, chunks: Sequence[Chunk], size: int) -> list[dict[str, Estimate]]:
         pairs = [chunk.pair for chunk in chunks]

@@ -119,6 +119,32 @@ def join_ranks() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), place.local_rank, group)
 
 
+def own_gpu_memory() -> dict[int, int] | None:
+    """What a model that is spread over GPUs may use of each while other ranks spread theirs.
+
+    The GPUs of a node are parted among its ranks in order, equally many each, so that two ranks on
+    eight GPUs hold a model over four each.
+
+    Returns:
+        Free bytes of this rank's GPUs and 0 for the others; None where it may use all of them.
+
+    Raises:
+        ValueError: If there are fewer GPUs than ranks.
+    """
+    num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    num_gpus = torch.cuda.device_count()
+    if num_ranks == 1 or num_gpus == 0:
+        return None
+    if num_gpus < num_ranks:
+        raise ValueError(
+            f"{num_ranks} ranks cannot each spread a model over {num_gpus} GPUs; start at most "
+            f"{num_gpus}."
+        )
+    share, first = num_gpus // num_ranks, place_of_process().local_rank * (num_gpus // num_ranks)
+    own = range(first, first + share)
+    return {i: torch.cuda.mem_get_info(i)[0] if i in own else 0 for i in range(num_gpus)}
+
+
 def leave_ranks() -> None:
     """Close the connections to the other ranks, if there are any."""
     if dist.is_available() and dist.is_initialized():

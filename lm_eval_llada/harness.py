@@ -17,7 +17,6 @@ from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
-from . import __version__
 from .answers import Answer, AnswerStore
 from .arguments import (
     ModelArguments,
@@ -30,7 +29,7 @@ from .cache_keys import own_keys
 from .dispatch import Dispatcher
 from .distributed import Ranks, choose_device, join_ranks, place_of_process
 from .jobs import Job, JobMaker, Runs, score_of
-from .provenance import checkpoint_digest, machine, package_commit
+from .provenance import origin
 from .requests import RequestSeeds, content_seed, fit_prompt, plan_generation
 from .runlog import RunLog, Sample, merge_logs
 from .runner import Generation, Runner, Target, load_runner, open_checkpoint
@@ -354,12 +353,7 @@ class LLaDALM(TemplateLM):
             info["model_dtype"] = str(model.dtype)
         info["rope"] = dataclasses.asdict(self.rope)
         info["llada"] = {
-            "version": __version__,
-            "commit": package_commit(),
-            "checkpoint": checkpoint_digest(
-                self._checkpoint.location, revision=self.arguments.loading.revision
-            ),
-            "machine": machine(),
+            **origin(self._checkpoint.location, self.arguments.loading.revision),
             "arguments": dataclasses.asdict(self.arguments),
             "max_length": self.max_length,
             "num_ranks": self._world_size,

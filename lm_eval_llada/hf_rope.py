@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, PreTrainedConfig
 
-from . import __version__
 from .arguments import (
     ModelArguments,
     parse_model_args,
@@ -30,12 +30,15 @@ from .arguments import (
 )
 from .cache_keys import fingerprint, own_keys
 from .checkpoints import resolve_checkpoint
+from .provenance import origin, peak_memory_bytes
 from .requests import causal_generation, fit_prompt
 from .rope import ResolvedRope, RopeChoice, resolve
 from .runlog import RunLog
 
 # Taken by transformers' from_pretrained, to which the harness hands on what it does not know.
 _LOADING_NAMES = ("attn_implementation", "device_map", "load_in_4bit", "load_in_8bit")
+# What changes how fast answers come, not what they are.
+_SPEED = ("batch_size", "max_batch_size", "device", "device_map", "attn_implementation")
 _DEFAULT_GEN_LENGTH = 128
 _logger = logging.getLogger("lm_eval_llada")
 
@@ -67,11 +70,14 @@ class RopeLM(HFLM):
             theirs["max_position_embeddings"] = self.rope.max_position_embeddings
         if theirs.get("tokenizer") is not None:
             theirs["tokenizer"] = resolve_checkpoint(str(theirs["tokenizer"]))
+        # Everything that the harness' model was told, for the keys of its cache.
+        self._told = {name: str(value) for name, value in theirs.items() if name not in _SPEED}
         self._log = RunLog()
         self._longest: int | None = None
         self._prompts: dict[tuple[str, int], list[int]] = {}
         self._current: list[Instance] = []
         super().__init__(pretrained=self._location, **theirs)
+        self.model.register_forward_pre_hook(self._count_pass, with_kwargs=True)
 
     @classmethod
     def create_from_arg_obj(  # type: ignore[override]
@@ -125,7 +131,7 @@ class RopeLM(HFLM):
         cache_hook: CacheHook = self.cache_hook  # type: ignore[has-type]
         self.cache_hook = CacheHook(None)
         try:
-            with self._room_for(longest):
+            with self._room_for(longest), self._timed():
                 texts = super().generate_until(plain, disable_tqdm)
         finally:
             self.cache_hook = cache_hook
@@ -184,13 +190,14 @@ class RopeLM(HFLM):
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         if not self._current:  # windows of a rolling likelihood, which are short enough
-            return super()._loglikelihood_tokens(requests, disable_tqdm, **kwargs)
+            with self._timed():
+                return super()._loglikelihood_tokens(requests, disable_tqdm, **kwargs)
         fitted = [
             (texts, self._fitted(request, context, len(target)), target)
             for request, (texts, context, target) in zip(self._current, requests, strict=True)
         ]
         longest = max((len(context) + len(target) for _, context, target in fitted), default=1)
-        with self._room_for(longest):
+        with self._room_for(longest), self._timed():
             return super()._loglikelihood_tokens(fitted, disable_tqdm, **kwargs)
 
     def _fitted(self, request: Instance, prompt: list[int], num_reserved: int) -> list[int]:
@@ -210,6 +217,21 @@ class RopeLM(HFLM):
         finally:
             self._longest = None
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._log.seconds += time.monotonic() - start
+
+    def _count_pass(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the books before a forward pass of the model."""
+        input_ids = args[0] if args else kwargs["input_ids"]
+        mask = kwargs.get("attention_mask")
+        self._log.num_passes += 1
+        # With keys and values kept, the mask covers more than what is read.
+        read = input_ids if mask is None or mask.shape != input_ids.shape else mask.nonzero()[:, 0]
+        self._log.num_tokens += read.numel()
+
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness' cache of answers, under keys that say whose they are."""
         super().set_cache_hook(cache_hook)
@@ -218,8 +240,10 @@ class RopeLM(HFLM):
             "rope": dataclasses.asdict(self.rope),
             "requests": dataclasses.asdict(self.arguments.requests),
             "dtype": str(self.model.dtype),
+            "hf": self._told,
         }
-        own_keys(cache_hook, fingerprint(values, self._location))
+        revision = self._told.get("revision")
+        own_keys(cache_hook, fingerprint(values, self._location, revision=revision))
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into the results' `config`, with the positions as they are."""
@@ -228,10 +252,13 @@ class RopeLM(HFLM):
             _logger.warning(line)
         info: dict[str, Any] = super().get_model_info()
         info["rope"] = dataclasses.asdict(self.rope)
+        self._log.peak_memory_bytes = peak_memory_bytes(self.model.device)
+        summary = self._log.summary()
         info["hf_rope"] = {
-            "version": __version__,
+            **origin(self._location, self._told.get("revision")),
             "max_length": self.max_length,
-            "truncation": self._log.summary()["truncation"],
+            "truncation": summary["truncation"],
+            "work": summary["work"],
         }
         return info
 

@@ -8,60 +8,78 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .diffusion import (
-    MAX_ENUMERATED_LENGTH,
     Denoiser,
     DenoiserStats,
     Predictor,
     check_seeds,
-    choose_tokens,
-    most_confident,
     token_ids,
 )
-from .errors import require_number, require_whole, unknown_choice
-from .mask_plans import Estimate, MaskPlan, Pair, longest_first, masked_log_probs
+from .errors import require_number, require_whole
+from .mask_passes import Pair, read_masks
+from .mask_plans import Estimate, LikelihoodOptions, MaskPlan
 
-METHODS = ("auto", "mc", "enumerate")
 
+def scored_pairs(
+    denoise: Denoiser,
+    pairs: Sequence[Pair],
+    options: LikelihoodOptions,
+    *,
+    mask_token_id: int,
+    pad_token_id: int | None = None,
+    seeds: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    stats: DenoiserStats | None = None,
+    check_greedy: bool = True,
+) -> list[tuple[Estimate, bool]]:
+    """`log_likelihoods` and `greedy_matches` of each pair, in order, from the same passes.
 
-@dataclass(frozen=True)
-class LikelihoodOptions:
-    """How to estimate log-likelihoods.
+    Masks of different pairs share forward passes, and a sequence that several of them come down to
+    is read once. A pair's masks come from its own seed (for each draw the number masked, then the
+    positions), so its estimate does not depend on batch_size, order or company beyond the rounding
+    of sums. The greedy check of an enumerated target reads nothing of its own; that of a sampled
+    one reads the states on its way that no draw hit.
 
-    Attributes:
-        mc_num: masks drawn for each target. All are used, whatever batch_size is.
-        method: `mc` draws masks; `enumerate` takes every mask once, for targets of up to 7 tokens;
-            `auto` enumerates where that needs no more passes than mc_num, so that a target of
-            one token costs one pass, and draws otherwise.
-        batch_size: sequences in a forward pass; guidance doubles them.
-        cfg_scale: weight of classifier-free guidance, 0 = off.
+    Differs from LLaDA's eval_llada.py: there mc_num // batch_size batches are run, and the numbers
+    masked are spread evenly over each batch, which ties the estimate to batch_size. Draws here are
+    independent, as Eq. 14 has them, which is what makes `stderr` valid.
+
+    Args:
+        denoise: the seam.
+        pairs: (prefix, target); an empty target has log-likelihood 0 and matches.
+        options: how to estimate.
+        mask_token_id: id of the mask token.
+        pad_token_id: id written into padding; None writes mask_token_id.
+        seeds: one for each pair; may be None where every target is enumerated.
+        device: where the denoiser expects its input.
+        stats: filled as passes run, if given.
+        check_greedy: whether to decode greedily too; without, False is returned for every pair.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a needed seed is missing, `enumerate` meets a target over 7 tokens, a tensor
+            is not 1-D, or a needed logit is NaN or infinite.
+
+    Source: LLaDA (arXiv 2502.09992) Eq. 14.
     """
-
-    mc_num: int = 128
-    method: str = "auto"
-    batch_size: int = 8
-    cfg_scale: float = 0.0
-
-    def __post_init__(self) -> None:  # noqa: D105
-        require_whole("mc_num", self.mc_num, 1)
-        require_whole("batch_size", self.batch_size, 1)
-        require_number("cfg_scale", self.cfg_scale, 0, inclusive=True)
-        if self.method not in METHODS:
-            raise unknown_choice("likelihood method", self.method, METHODS)
-
-    def enumerates(self, target_length: int) -> bool:
-        """Whether a target of this length is enumerated rather than sampled."""
-        if self.method == "auto":
-            return target_length <= MAX_ENUMERATED_LENGTH and 2**target_length - 1 <= self.mc_num
-        return self.method == "enumerate"
+    checked = _check_pairs(pairs)
+    check_seeds(seeds, len(pairs))
+    plans = [
+        MaskPlan.made(len(target), options, None if seeds is None else seeds[i])
+        for i, (_, target) in enumerate(checked)
+    ]
+    predictor = Predictor(
+        denoise, mask_token_id, pad_token_id, options.cfg_scale, device=device, stats=stats
+    )
+    masks = [plan.masks for plan in plans]
+    scores, matches = read_masks(
+        predictor, checked, masks, options.batch_size, check_greedy=check_greedy
+    )
+    estimates = [plan.elbo(score) for plan, score in zip(plans, scores, strict=True)]
+    return list(zip(estimates, matches, strict=True))
 
 
 def log_likelihoods(
@@ -77,40 +95,20 @@ def log_likelihoods(
 ) -> list[Estimate]:
     """Estimates of log p(target | prefix), one for each pair, in order.
 
-    Masks of different pairs share forward passes. A pair's masks come from its own seed (for each
-    draw the number masked, then the positions), so its estimate does not depend on batch_size,
-    order or company beyond the rounding of sums.
-
-    Differs from LLaDA's eval_llada.py: there mc_num // batch_size batches are run, and the numbers
-    masked are spread evenly over each batch, which ties the estimate to batch_size. Draws here are
-    independent, as Eq. 14 has them, which is what makes `stderr` valid.
-
-    Args:
-        denoise: the seam.
-        pairs: (prefix, target); an empty target has log-likelihood 0.
-        options: how to estimate.
-        mask_token_id: id of the mask token.
-        pad_token_id: id written into padding; None writes mask_token_id.
-        seeds: one for each pair; may be None where every target is enumerated.
-        device: where the denoiser expects its input.
-        stats: filled as passes run, if given.
-
-    Raises:
-        ValueError: if a needed seed is missing, or `enumerate` meets a target over 7 tokens.
-
-    Source: LLaDA (arXiv 2502.09992) Eq. 14.
+    How they are made, the arguments and the errors are those of `scored_pairs`.
     """
-    checked = _check_pairs(pairs)
-    check_seeds(seeds, len(pairs))
-    plans = [
-        _plan(len(target), options, None if seeds is None else seeds[i])
-        for i, (_, target) in enumerate(checked)
-    ]
-    predictor = Predictor(
-        denoise, mask_token_id, pad_token_id, options.cfg_scale, device=device, stats=stats
+    scored = scored_pairs(
+        denoise,
+        pairs,
+        options,
+        mask_token_id=mask_token_id,
+        pad_token_id=pad_token_id,
+        seeds=seeds,
+        device=device,
+        stats=stats,
+        check_greedy=False,
     )
-    scores = masked_log_probs(predictor, checked, plans, options.batch_size)
-    return [plan.elbo(score) for plan, score in zip(plans, scores, strict=True)]
+    return [estimate for estimate, _ in scored]
 
 
 def greedy_matches(
@@ -129,12 +127,14 @@ def greedy_matches(
     All target tokens start masked and each pass reveals the most confident one, by the rules of
     `sampler.generate` with one step a token, one block and temperature 0. A text is given up at
     its first wrong token, since tokens never change once revealed; the place in the batch goes to
-    the next pair. An empty target matches.
+    the next pair. Targets that agree in all they have revealed share a sequence, and an empty
+    target matches. `scored_pairs` gives the same answers beside log-likelihoods, mostly for free.
 
     Differs from eval_llada.py, which compares at the end only: same answers, fewer passes here.
 
     Raises:
-        ValueError: if batch_size or cfg_scale is out of range, or a tensor is not 1-D.
+        ValueError: if batch_size or cfg_scale is out of range, a tensor is not 1-D, or a needed
+            logit is NaN or infinite.
     """
     require_whole("batch_size", batch_size, 1)
     require_number("cfg_scale", cfg_scale, 0, inclusive=True)
@@ -142,30 +142,8 @@ def greedy_matches(
         denoise, mask_token_id, pad_token_id, cfg_scale, device=device, stats=stats
     )
     checked = _check_pairs(pairs)
-    matches = [True] * len(pairs)
-    decoded = [torch.full_like(target, mask_token_id) for _, target in checked]
-    waiting = [i for i in longest_first(checked) if len(decoded[i])]
-    while waiting:
-        batch, waiting = waiting[:batch_size], waiting[batch_size:]
-        masked = [(decoded[i] == mask_token_id).nonzero().squeeze(1) for i in batch]
-        prompt_lengths = [len(checked[i][0]) for i in batch]
-        logits = predictor.logits(
-            [torch.cat([checked[i][0], decoded[i]]) for i in batch],
-            [positions + shift for positions, shift in zip(masked, prompt_lengths, strict=True)],
-            prompt_lengths,
-        )
-        sizes = [len(positions) for positions in masked]
-        tokens, confidence = (part.split(sizes) for part in choose_tokens(logits, [mask_token_id]))
-        unfinished = []
-        for k, i in enumerate(batch):
-            revealed = most_confident(confidence[k], 1)
-            position = masked[k][revealed]
-            decoded[i][position] = tokens[k][revealed]
-            matches[i] = bool(decoded[i][position] == checked[i][1][position])
-            if matches[i] and sizes[k] > 1:
-                unfinished.append(i)
-        waiting = unfinished + waiting
-    return matches
+    no_masks = [torch.empty(0, len(target), dtype=torch.bool) for _, target in checked]
+    return read_masks(predictor, checked, no_masks, batch_size, check_greedy=True)[1]
 
 
 def rolling_windows(
@@ -368,14 +346,6 @@ def elbo_perplexity(estimates: Sequence[Estimate], num_tokens: int) -> float:
     """
     require_whole("num_tokens", num_tokens, 1)
     return math.exp(-math.fsum(estimate.value for estimate in estimates) / num_tokens)
-
-
-def _plan(length: int, options: LikelihoodOptions, seed: int | None) -> MaskPlan:
-    if length == 0 or options.enumerates(length):
-        return MaskPlan.enumerated(length)
-    if seed is None:
-        raise ValueError(f"Drawing masks for a target of {length} tokens needs seeds; got None.")
-    return MaskPlan.sampled(length, options.mc_num, seed)
 
 
 def _check_pairs(pairs: Sequence[Pair]) -> list[Pair]:

@@ -2,9 +2,7 @@
 
 For the results of a run:
 
-    info["checkpoint"] = checkpoint_digest(location, revision=arguments.loading.revision)
-    info["package_commit"] = package_commit()
-    info["machine"] = machine()
+    info |= origin(location, arguments.loading.revision)
     info["work"]["peak_memory_bytes"] = peak_memory_bytes(model.device)
 """
 
@@ -24,12 +22,29 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from . import __version__
+
 # Config, tokenizer, weights; a README or the state of an optimizer changes no answer.
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 _PACKAGES = ("torch", "transformers", "lm_eval")
 _CHUNK = 1 << 20
 _MOST_THREADS = 8
+
+
+def origin(location: str, revision: str | None) -> dict[str, Any]:
+    """Version and commit of this package, content of the checkpoint, and the machine.
+
+    Args:
+        location: Folder or hub id of the checkpoint.
+        revision: Branch, tag or commit of a hub id.
+    """
+    return {
+        "version": __version__,
+        "commit": package_commit(),
+        "checkpoint": checkpoint_digest(location, revision=revision),
+        "machine": machine(),
+    }
 
 
 def checkpoint_digest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,18 +13,19 @@ import torch
 from torch import Tensor
 
 from .arguments import ModelArguments
-from .batching import Batcher, Progress, longest_first
+from .batching import Batcher, Progress, shortest_first
 from .checkpoints import resolve_checkpoint
+from .denoising import DenoiserStats
 from .device_memory import DeviceMemory, sequence_bytes
-from .diffusion import DenoiserStats
+from .distributed import own_gpu_memory
 from .likelihood import (
     Estimate,
     LikelihoodOptions,
-    greedy_matches,
-    log_likelihoods,
     rolling_log_likelihoods,
     rolling_windows,
+    scored_pairs,
 )
+from .mask_plans import by_context
 from .modeling import (
     KeyValueCache,
     LLaDAConfig,
@@ -107,6 +109,8 @@ def load_runner(arguments: ModelArguments, checkpoint: Checkpoint, device: torch
         device_map=loading.device_map,
         revision=loading.revision,
         tp=loading.tp,
+        quantization=loading.quantization,
+        max_memory=None if loading.device_map is None else own_gpu_memory(),
     )
     return Runner(
         model,
@@ -114,6 +118,7 @@ def load_runner(arguments: ModelArguments, checkpoint: Checkpoint, device: torch
         checkpoint.text,
         batch_size=requests.fixed_batch_size,
         max_batch_size=requests.max_batch_size,
+        is_even=loading.tp is not None,
     )
 
 
@@ -132,12 +137,6 @@ class Generation:
     prompt: Tensor
     plan: GenerationPlan
     seed: int
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """What requests have in common that are bound to get equal texts."""
-        seed = self.seed if self.plan.options.is_random else None
-        return (self.prompt.numpy().tobytes(), self.plan, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +169,7 @@ class Runner:
         text: Its tokenizer.
         batch_size: Sequences in a pass, None for as many as fit.
         max_batch_size: The most that may be chosen then.
+        is_even: Whether several ranks have to run the same batches.
         stats: Work done so far.
         batch_sizes: The largest batch of each kind of request.
     """
@@ -179,26 +179,27 @@ class Runner:
     text: Tokenization
     batch_size: int | None = None
     max_batch_size: int | None = None
+    is_even: bool = False
     stats: DenoiserStats = dataclasses.field(default_factory=DenoiserStats)
     batch_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make the denoiser and the batcher."""
+        """Make the denoiser, the memory and the batcher."""
         self._denoise = make_denoiser(self.model)
+        self.memory = DeviceMemory(self.model.device, is_even=self.is_even)
         self._batcher = Batcher(
             self.batch_size,
             self.max_batch_size,
-            DeviceMemory(self.model.device),
+            self.memory,
             sequence_bytes(self.config, self.model.dtype.itemsize),
         )
 
     def texts(
         self, items: Sequence[Generation], progress: Progress
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Generate; yields the index of each request with its tokens, int64 (num_decided,).
+    ) -> Iterator[list[tuple[int, Tensor]]]:
+        """Generate; yields batches of indices of requests and their tokens, int64 (num_decided,).
 
-        Tokens that its text could not hold any more were not decided. Requests that are bound to
-        get equal texts run once.
+        Tokens that its text could not hold any more were not decided.
 
         Args:
             items: In any order and under any mix of options.
@@ -207,40 +208,36 @@ class Runner:
         Raises:
             MemoryError: If not even one sequence fits.
         """
-        groups: dict[SamplingOptions, dict[Any, list[Generation]]] = {}
-        for item in items:
-            group = groups.setdefault(item.plan.options, {})
-            group.setdefault(item.identity, []).append(item)
-        for options, equals in groups.items():
-            yield from self._texts(options, list(equals.values()), progress)
+        groups: dict[SamplingOptions, list[Generation]] = {}
+        for item in shortest_first(items, lambda item: len(item.prompt)):
+            groups.setdefault(item.plan.options, []).append(item)
+        for options, group in groups.items():
+            yield from self._texts(options, group, progress)
 
     def _texts(
-        self, options: SamplingOptions, items: Sequence[list[Generation]], progress: Progress
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Generate one text for each list of equal requests."""
+        self, options: SamplingOptions, items: Sequence[Generation], progress: Progress
+    ) -> Iterator[list[tuple[int, Tensor]]]:
         copies = 2 if options.cfg_scale else 1
         num_rows = min(options.block_length or options.gen_length, options.gen_length)
 
-        def measure(equals: list[Generation]) -> tuple[int, int]:
-            return copies * (len(equals[0].prompt) + options.gen_length), copies * num_rows
+        def measure(item: Generation) -> tuple[int, int]:
+            return copies * (len(item.prompt) + options.gen_length), copies * num_rows
 
-        def run(batch: Sequence[list[Generation]], size: int) -> list[Tensor]:
+        def run(batch: Sequence[Generation], size: int) -> list[Tensor]:
             texts = generate(
                 self._denoise,
-                [equals[0].prompt for equals in batch],
+                [item.prompt for item in batch],
                 options,
-                seeds=[equals[0].seed for equals in batch],
-                ends=[partial(self._has_ended, equals[0].plan) for equals in batch],
+                seeds=[item.seed for item in batch],
+                ends=[partial(self._has_ended, item.plan) for item in batch],
                 new_cache=KeyValueCache,
                 eos_token_id=self.text.eos_token_id,
                 **self._common,
             )
             return [self._decided(text) for text in texts]
 
-        ordered = longest_first(items, lambda equals: len(equals[0].prompt))
-        results = self._batcher.process(ordered, measure, run, lambda item, size: size)
-        each = ((item, text) for equals, text in results for item in equals)
-        yield from self._counted("generate_until", each, progress)
+        batches = self._batcher.process(items, measure, run, lambda item, size: size)
+        yield from self._counted("generate_until", batches, progress)
 
     def _has_ended(self, plan: GenerationPlan, decided: Tensor) -> bool:
         return self.text.is_final(decided.tolist(), plan.until, ignore_eos=plan.ignore_eos)
@@ -256,8 +253,8 @@ class Runner:
         progress: Progress,
         *,
         check_greedy: bool,
-    ) -> Iterator[tuple[int, tuple[Estimate, bool]]]:
-        """Score targets; yields the index of each with its log-likelihood and the greedy check.
+    ) -> Iterator[list[tuple[int, tuple[Estimate, bool]]]]:
+        """Score targets; yields batches of indices, log-likelihoods and greedy checks.
 
         Args:
             items: In any order.
@@ -271,36 +268,42 @@ class Runner:
         """
         copies = 2 if options.cfg_scale else 1
 
-        def measure(item: Target) -> tuple[int, int]:
-            return copies * (len(item.prefix) + len(item.target)), copies * len(item.target)
+        def measure(group: Sequence[Target]) -> tuple[int, int]:
+            num_rows = max(len(item.target) for item in group)
+            return copies * (len(group[0].prefix) + num_rows), copies * num_rows
 
-        def run(batch: Sequence[Target], size: int) -> list[tuple[Estimate, bool]]:
+        def run(
+            batch: Sequence[Sequence[Target]], size: int
+        ) -> list[list[tuple[Target, tuple[Estimate, bool]]]]:
             sized = dataclasses.replace(options, batch_size=size)
             return self._score(batch, sized, check_greedy)
 
-        def at_once(item: Target, size: int) -> int:
-            return _targets_at_once(size, _num_masks(len(item.target), options))
+        def at_once(group: Sequence[Target], size: int) -> int:
+            lengths = [len(item.target) for item in group]
+            # Of options of one length, the fully masked form is read once.
+            num_shared = len(lengths) - len(set(lengths))
+            return _targets_at_once(size, sum(map(options.num_masks, lengths)) - num_shared)
 
-        ordered = longest_first(items, lambda item: len(item.prefix) + len(item.target))
-        results = self._batcher.process(ordered, measure, run, at_once)
-        yield from self._counted("loglikelihood", results, progress)
+        pairs = [(item.prefix, item.target) for item in items]
+        groups = [[items[i] for i in group] for group in by_context(pairs, options)]
+        batches = self._batcher.process(shortest_first(groups, measure), measure, run, at_once)
+        flat = ([result for _, results in batch for result in results] for batch in batches)
+        yield from self._counted("loglikelihood", flat, progress)
 
     def _score(
-        self, batch: Sequence[Target], options: LikelihoodOptions, check_greedy: bool
-    ) -> list[tuple[Estimate, bool]]:
-        pairs = [(item.prefix, item.target) for item in batch]
-        seeds = [item.seed for item in batch]
-        estimates = log_likelihoods(self._denoise, pairs, options, seeds=seeds, **self._common)
-        if not check_greedy:
-            return [(estimate, False) for estimate in estimates]
-        matches = greedy_matches(
+        self, groups: Sequence[Sequence[Target]], options: LikelihoodOptions, check_greedy: bool
+    ) -> list[list[tuple[Target, tuple[Estimate, bool]]]]:
+        items = [item for group in groups for item in group]
+        results = scored_pairs(
             self._denoise,
-            pairs,
-            batch_size=options.batch_size,
-            cfg_scale=options.cfg_scale,
+            [(item.prefix, item.target) for item in items],
+            options,
+            seeds=[item.seed for item in items],
+            check_greedy=check_greedy,
             **self._common,
         )
-        return list(zip(estimates, matches, strict=True))
+        scored = zip(items, results, strict=True)
+        return [list(islice(scored, len(group))) for group in groups]
 
     def rolling_scores(
         self,
@@ -309,8 +312,8 @@ class Runner:
         progress: Progress,
         *,
         max_length: int,
-    ) -> Iterator[tuple[int, Estimate]]:
-        """Score whole texts window by window; yields the index of each with its log-likelihood.
+    ) -> Iterator[list[tuple[int, Estimate]]]:
+        """Score whole texts window by window; yields batches of indices and log-likelihoods.
 
         Args:
             items: In any order; all have the same prefix, which every text starts from.
@@ -334,10 +337,10 @@ class Runner:
         def at_once(item: Target, size: int) -> int:
             num_given = len(item.prefix)
             windows = rolling_windows(num_given + len(item.target), max_length, num_given=num_given)
-            masks = sum(_num_masks(end - begin, options) for _, begin, end in windows)
+            masks = sum(options.num_masks(end - begin) for _, begin, end in windows)
             return _targets_at_once(size, masks)
 
-        ordered = longest_first(items, lambda item: len(item.target))
+        ordered = shortest_first(items, lambda item: len(item.target))
         results = self._batcher.process(ordered, measure, run, at_once)
         yield from self._counted("loglikelihood_rolling", results, progress)
 
@@ -365,19 +368,14 @@ class Runner:
         }
 
     def _counted(
-        self, kind: str, results: Iterator[tuple[Item, Result]], progress: Progress
-    ) -> Iterator[tuple[int, Result]]:
-        """Pass results on under the index of their request, keeping the books."""
+        self, kind: str, batches: Iterator[list[tuple[Item, Result]]], progress: Progress
+    ) -> Iterator[list[tuple[int, Result]]]:
+        """Pass batches on under the indices of their requests, keeping the books."""
         self.stats.on_forward = progress.read
-        for item, result in results:
+        for batch in batches:
             self.batch_sizes[kind] = max(self.batch_sizes.get(kind, 0), self._batcher.last_size)
-            yield item.index, result
-            progress.done()
-
-
-def _num_masks(target_length: int, options: LikelihoodOptions) -> int:
-    """Forward passes that a target needs at most."""
-    return 2**target_length - 1 if options.enumerates(target_length) else options.mc_num
+            yield [(item.index, result) for item, result in batch]
+            progress.done(len(batch))
 
 
 def _targets_at_once(batch_size: int, num_masks: int) -> int:

@@ -222,3 +222,13 @@ def test_models_without_rotary_embeddings_are_refused():
 
     with pytest.raises(ValueError, match="use --model hf"):
         causal_rope(GPT2Config(), RopeChoice(scale=2.0))
+
+
+def test_the_results_say_what_work_was_done_and_where_it_comes_from(build):
+    lm = build()
+    lm.loglikelihood([instance("loglikelihood", "one two", " three")])
+    info = lm.get_model_info()["hf_rope"]
+    assert info["work"]["forward_passes"] == 1
+    assert info["work"]["tokens_read"] == len(lm.tok_encode("one two three")) - 1
+    assert info["work"]["peak_memory_bytes"] > 10**7
+    assert info["checkpoint"].startswith("sha256:") and info["machine"]["torch"]

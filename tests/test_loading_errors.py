@@ -11,6 +11,7 @@ from llada_checkpoints import make_checkpoint, write_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+import lm_eval_llada.modeling.loading as loading
 import lm_eval_llada.modeling.model as model_module
 from lm_eval_llada.modeling import load_config, load_model
 
@@ -148,3 +149,28 @@ def test_flash_attention_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setattr(model_module, "is_flash_attn_2_available", lambda: True)
     with pytest.raises(ValueError, match="flash_attention_2 has no float32"):
         load_model(folder, attn_implementation="flash_attention_2", dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "error", "message"),
+    [
+        ("3bit", ValueError, "quantization must be one of none, 8bit, 4bit"),
+        ("4bit", ImportError, "pip install bitsandbytes"),
+    ],
+)
+def test_a_quantization_that_cannot_be_is_an_error(quantization, error, message, monkeypatch):
+    monkeypatch.setattr(loading, "is_bitsandbytes_available", lambda: False)
+    with pytest.raises(error, match=message):
+        load_model("tiny-llada", quantization=quantization)
+
+
+def test_quantization_and_memory_limits_reach_transformers(monkeypatch):
+    given = {}
+    monkeypatch.setattr(loading, "is_bitsandbytes_available", lambda: True)
+    monkeypatch.setattr(loading, "BitsAndBytesConfig", dict)
+    monkeypatch.setattr(
+        loading.LLaDAForMaskedLM, "from_pretrained", lambda folder, **kwargs: given.update(kwargs)
+    )
+    load_model("tiny-llada", device_map="auto", quantization="8bit", max_memory={0: 5, 1: 0})
+    assert given["quantization_config"] == {"load_in_8bit": True}
+    assert given["max_memory"] == {0: 5, 1: 0} and given["device_map"] == "auto"

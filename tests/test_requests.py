@@ -14,7 +14,7 @@ from toy_tokenizer import toy_tokenizer
 from lm_eval_llada.arguments import ModelArguments, known_names, parse_model_args
 from lm_eval_llada.batching import Batcher, shortest_first
 from lm_eval_llada.device_memory import DeviceMemory, Taken
-from lm_eval_llada.distributed import Ranks, choose_device, join_ranks
+from lm_eval_llada.distributed import Ranks, choose_device, join_ranks, own_gpu_memory
 from lm_eval_llada.modeling import LLaDAConfig
 from lm_eval_llada.requests import RequestSeeds, content_seed, fit_prompt, plan_generation
 from lm_eval_llada.runlog import RunLog, merge_logs
@@ -312,3 +312,17 @@ def test_one_process_is_rank_0_of_1(monkeypatch) -> None:
     assert ranks == Ranks(0, 1)
     assert ranks.gather_object("x") == ["x"]
     assert ranks.all_gather(torch.tensor(3)).tolist() == 3
+
+
+@pytest.mark.parametrize(("local_rank", "own"), [(0, {0, 1, 2, 3}), (1, {4, 5, 6, 7})])
+def test_ranks_that_spread_models_part_the_gpus_of_a_node(monkeypatch, local_rank, own) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 80))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert own_gpu_memory() == {gpu: 70 if gpu in own else 0 for gpu in range(8)}
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert own_gpu_memory() is None
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "9")
+    with pytest.raises(ValueError, match="start at most 8"):
+        own_gpu_memory()

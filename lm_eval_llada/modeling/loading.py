@@ -12,7 +12,12 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers import BitsAndBytesConfig
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    is_bitsandbytes_available,
+)
 
 from lm_eval_llada.checkpoints import resolve_checkpoint
 from lm_eval_llada.errors import unknown_choice
@@ -21,6 +26,7 @@ from lm_eval_llada.modeling.model import LLaDAForMaskedLM, check_attention
 from lm_eval_llada.rope import RopeChoice
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "8bit", "4bit")
 _CONFIG_NAME = "config.json"
 _MODEL_FILES = [_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, "*.safetensors"]
 _MAX_NAMES = 6
@@ -51,6 +57,8 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     revision: str | None = None,
     tp: int | None = None,
+    quantization: str = "none",
+    max_memory: Mapping[Any, Any] | None = None,
 ) -> LLaDAForMaskedLM:
     """Reads a checkpoint into a model in evaluation mode, holding its weights in memory once.
 
@@ -66,13 +74,16 @@ def load_model(
         revision: branch, tag or commit of a hub id.
         tp: number of ranks that share each layer, under torchrun; not with `device` or
             `device_map`.
+        quantization: `8bit` or `4bit` weights by bitsandbytes, on GPUs; one of `QUANTIZATIONS`.
+        max_memory: what `device_map` may use of each device, as accelerate takes it.
 
     Raises:
         ValueError: if an argument is wrong, a file is missing, truncated or corrupt, or the
             checkpoint's tensors are not exactly those of its config; all are named.
-        ImportError: if flash-attn is asked for and missing.
+        ImportError: if flash-attn or bitsandbytes is asked for and missing.
     """
     check_attention(attn_implementation)
+    check_quantization(quantization)
     dtype = _checked_dtype(dtype)
     placement = _placement(device, device_map, tp)
     folder = _fetch(checkpoint, revision, [_CONFIG_NAME])
@@ -85,9 +96,29 @@ def load_model(
         _check_flash_dtype(config.dtype if dtype == "auto" else dtype)
     folder = _fetch(checkpoint, revision, _MODEL_FILES)
     check_weights(folder, config)
+    if quantization != "none":
+        placement["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{quantization}": True})
+    if max_memory is not None:
+        placement["max_memory"] = dict(max_memory)
     return LLaDAForMaskedLM.from_pretrained(
         folder, config=config, dtype=dtype, attn_implementation=attn_implementation, **placement
     )
+
+
+def check_quantization(quantization: str) -> None:
+    """Stops if a quantization is unknown or its library is not installed.
+
+    Raises:
+        ValueError: if the name is not one of `QUANTIZATIONS`.
+        ImportError: if bitsandbytes is missing.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise unknown_choice("quantization", quantization, QUANTIZATIONS)
+    if quantization != "none" and not is_bitsandbytes_available():
+        raise ImportError(
+            f"quantization={quantization} needs bitsandbytes and a GPU. Install it with: "
+            "pip install bitsandbytes, or use quantization=none."
+        )
 
 
 def check_weights(folder: str | os.PathLike[str], config: LLaDAConfig) -> None:
