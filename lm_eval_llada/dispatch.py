@@ -85,8 +85,13 @@ class Dispatcher:
                 self._serve(agreed, ())
 
     def _serve(self, kind: str, jobs: Sequence[Job]) -> list[Answer]:
-        costs, keys = [job.cost for job in jobs], [job.key for job in jobs]
-        own, give_back = redistribute(self._ranks, jobs, costs, keys)
+        own, give_back = redistribute(
+            self._ranks,
+            jobs,
+            [job.cost for job in jobs],
+            [job.key for job in jobs],
+            groups=[job.group for job in jobs],
+        )
         known = {} if self._store is None else {job.key: self._store.get(job.key) for job in own}
         answers: list[Any] = [known.get(job.key) for job in own]
         waiting = [i for i, answer in enumerate(answers) if answer is None]

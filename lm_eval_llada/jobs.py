@@ -34,12 +34,14 @@ class Job:
         item: What to run.
         key: Of its answer; equal for requests that are bound to have equal answers.
         cost: In the units of `sharding.cost`.
+        group: Jobs of one group share work and stay on one rank.
         args: Of the request, under which the harness' own cache keeps its answer.
     """
 
     item: Generation | Target
     key: str
     cost: float
+    group: str
     args: tuple[Any, ...]
 
 
@@ -71,8 +73,8 @@ class JobMaker:
         seed = item.seed if options.is_random else None
         digest = hashlib.sha256(item.prompt.numpy().tobytes()).hexdigest()
         key = answer_key(self.owner, "generate_until", [digest, item.plan, seed])
-        num_passes = options.num_steps
-        return Job(item, key, self._cost(len(item.prompt), options.gen_length, num_passes), args)
+        cost_of_all = self._cost(len(item.prompt), options.gen_length, options.num_steps)
+        return Job(item, key, cost_of_all, key, args)
 
     def target(self, kind: str, item: Target, args: tuple[Any, ...]) -> Job:
         """A target to score.
@@ -87,7 +89,9 @@ class JobMaker:
         key = answer_key(self.owner, kind, [*digests, item.seed, self.max_length])
         length = len(item.target)
         num_passes = self.arguments.likelihood.num_masks(length)
-        return Job(item, key, self._cost(len(item.prefix), length, num_passes), args)
+        # The options of a question share the passes in which they are wholly masked.
+        group = digests[0] if len(item.prefix) else key
+        return Job(item, key, self._cost(len(item.prefix), length, num_passes), group, args)
 
     def _cost(self, prompt_length: int, target_length: int, num_passes: int) -> float:
         even_length = 2 * self.config.d_model + 3 * self.config.mlp_hidden_size // 2

@@ -4,7 +4,7 @@ On every rank, with its own requests:
 
     costs = [cost(len(item.prompt), gen_length, num_passes=steps) for item in items]
     keys = [answer_key(owner, "generate_until", [...]) for item in items]
-    own, give_back = redistribute(ranks, items, costs, keys)
+    own, give_back = redistribute(ranks, items, costs, keys, groups=keys)
     results = [run(item) for item in own]  # the cheapest first
     return give_back(results)  # those of `items`, in their order
 """
@@ -76,7 +76,12 @@ def deal(costs: Sequence[float], num_ranks: int) -> list[list[int]]:
 
 
 def redistribute(
-    ranks: Ranks, items: Sequence[Item], costs: Sequence[float], keys: Sequence[str]
+    ranks: Ranks,
+    items: Sequence[Item],
+    costs: Sequence[float],
+    keys: Sequence[str],
+    *,
+    groups: Sequence[str],
 ) -> tuple[list[Item], Callable[[Sequence[Any]], list[Any]]]:
     """Deal the requests of all ranks anew; every rank calls this at the same point.
 
@@ -90,26 +95,28 @@ def redistribute(
             request remembers means nothing on another rank.
         costs: Of each, as for `deal`.
         keys: Of each; equal for requests whose results are equal.
+        groups: Of each; requests of one group go to one rank, as those that share their work do.
 
     Returns:
         The requests for this rank to run, the cheapest first, and a function to be called with
         their results, on every rank, that returns those of `items` in order.
 
     Raises:
-        ValueError: If `items`, `costs` and `keys`, or requests and results, differ in number.
+        ValueError: If `items`, `costs`, `keys` and `groups`, or requests and results, differ in
+            number.
     """
-    if not len(items) == len(costs) == len(keys):
+    if not len(items) == len(costs) == len(keys) == len(groups):
         raise ValueError(
-            f"Expected a cost and a key for each of {len(items)} requests; got {len(costs)} costs "
-            f"and {len(keys)} keys."
+            f"Expected a cost, a key and a group for each of {len(items)} requests; got "
+            f"{len(costs)} costs, {len(keys)} keys and {len(groups)} groups."
         )
-    tables = ranks.all_gather_object(list(zip(keys, costs, strict=True)))
+    tables = ranks.all_gather_object(list(zip(keys, costs, groups, strict=True)))
     shares, holder_of = _shares(tables)
     own_keys = shares[ranks.rank]
     item_of = dict(zip(keys, items, strict=True))
     held = [[key for key in share if holder_of[key] == ranks.rank] for share in shares]
     received = _exchanged(ranks, item_of, held)
-    asked = [{key for key, _ in table} for table in tables]
+    asked = [{key for key, _, _ in table} for table in tables]
     wanted = [[key for key in own_keys if key in theirs] for theirs in asked]
 
     def give_back(results: Sequence[Any]) -> list[Any]:
@@ -122,22 +129,24 @@ def redistribute(
 
 
 def _shares(
-    tables: Sequence[Sequence[tuple[str, float]]],
+    tables: Sequence[Sequence[tuple[str, float, str]]],
 ) -> tuple[list[list[str]], dict[str, int]]:
     """The keys for each rank to run, and the first rank that has a request of each key.
 
     Args:
-        tables: Keys and costs of the requests of each rank.
+        tables: Keys, costs and groups of the requests of each rank.
     """
     cost_of: dict[str, float] = {}
     holder_of: dict[str, int] = {}
+    members: dict[str, list[str]] = {}
     for rank, table in enumerate(tables):
-        for key, value in table:
-            cost_of.setdefault(key, value)
-            holder_of.setdefault(key, rank)
-    keys = list(cost_of)
-    shares = deal(list(cost_of.values()), len(tables))
-    return [[keys[i] for i in share] for share in shares], holder_of
+        for key, value, group in table:
+            if key not in cost_of:
+                cost_of[key], holder_of[key] = value, rank
+                members.setdefault(group, []).append(key)
+    parts = list(members.values())
+    shares = deal([sum(cost_of[key] for key in part) for part in parts], len(tables))
+    return [[key for i in share for key in parts[i]] for share in shares], holder_of
 
 
 def _exchanged(

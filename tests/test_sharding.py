@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_llada.distributed import Ranks, join_ranks, leave_ranks
-from lm_eval_llada.sharding import EVEN_LENGTH, cost, deal, redistribute
+from lm_eval_llada.sharding import EVEN_LENGTH, _shares, cost, deal, redistribute
 
 costs = st.lists(st.floats(0, 1e12) | st.integers(0, 9), max_size=40)
 counts = st.integers(1, 9)
@@ -88,7 +88,7 @@ ASKED = [["a", "bb", "cccc"], [], ["bb", "dddddddd", "e", "e", "e"]]
 def shout(ranks: Ranks, asked: list[str]) -> tuple[list[str], list[str]]:
     """What a rank ran, and what it was given back."""
     items = [(text, torch.tensor([len(text)])) for text in asked]
-    own, give_back = redistribute(ranks, items, [len(text) for text in asked], asked)
+    own, give_back = redistribute(ranks, items, [len(text) for text in asked], asked, groups=asked)
     results = [text.upper() * int(length) for text, length in own]
     return [text for text, _ in own], give_back(results)
 
@@ -142,8 +142,19 @@ def test_ranks_share_the_work_and_get_their_own_answers(tmp_path, world_size) ->
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="cost and a key for each of 2"):
-        redistribute(Ranks(), ["a", "b"], [1.0], ["a", "b"])
-    _, give_back = redistribute(Ranks(), ["a", "b"], [1.0, 2.0], ["a", "b"])
+    with pytest.raises(ValueError, match="got 1 costs, 2 keys and 2 groups"):
+        redistribute(Ranks(), ["a", "b"], [1.0], ["a", "b"], groups=["a", "b"])
+    _, give_back = redistribute(Ranks(), ["a", "b"], [1.0, 2.0], ["a", "b"], groups=["a", "b"])
     with pytest.raises(ValueError, match="Expected 2 results; got 1"):
         give_back(["A"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 100)), max_size=30), counts)
+def test_requests_that_share_work_stay_on_one_rank(requests, num_ranks):
+    table = [(f"key {i}", value, f"group {group}") for i, (group, value) in enumerate(requests)]
+    tables = [table[rank::num_ranks] for rank in range(num_ranks)]
+    shares, _ = _shares(tables)
+    assert sorted(key for share in shares for key in share) == sorted(key for key, _, _ in table)
+    rank_of = {key: rank for rank, share in enumerate(shares) for key in share}
+    places = {(group, rank_of[key]) for key, _, group in table}
+    assert len(places) == len({group for _, _, group in table})
