@@ -21,12 +21,14 @@ from typing import Any
 import yaml
 from lm_eval._cli import HarnessCLI
 
-from . import preemption, rope_command
+from . import preemption, prefetch_command, rope_command
 from .checkpoints import DEFAULT_CHECKPOINT
 from .data import niah_group, tasks_path
+from .plan import command as plan_command
 from .protocols import fill_protocols
 from .report import command as report_command
 from .rope import ResolvedRope
+from .verify import command as verify_command
 
 # What takes seconds to import (torch, transformers) is imported where it is needed: `tasks-path`
 # is part of other commands, and the libraries read the settings of `_quieten` on import.
@@ -59,6 +61,9 @@ class CommandLine(HarnessCLI):
         _add_tasks_path(self._subparsers)
         rope_command.add_parser(self._subparsers)
         report_command.add_parser(self._subparsers)
+        plan_command.add_parser(self._subparsers)
+        verify_command.add_parser(self._subparsers)
+        prefetch_command.add_parser(self._subparsers)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; without a command they are those of `run`.
@@ -113,10 +118,12 @@ def run(arguments: Sequence[str]) -> None:
     namespace = command_line.parse(arguments)
     # Lives as long as the run: the harness reads task files when it builds the tasks.
     with tempfile.TemporaryDirectory(prefix="lm_eval_llada_") as folder:
-        if getattr(namespace, "command", None) == "run":
+        if getattr(namespace, "command", None) in ("run", "plan"):
             fill_in(namespace, Path(folder))
         elif getattr(namespace, "command", None) in ("ls", "validate"):
             namespace.include_path = _include_paths(namespace.include_path)
+        if getattr(namespace, "command", None) == "run":
+            preemption.watch()
         try:
             command_line.execute(namespace)
         finally:
@@ -127,7 +134,7 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     """Put our defaults where neither the command line nor a `--config` file says anything.
 
     Args:
-        namespace: Parsed arguments of `run`; modified.
+        namespace: Parsed arguments of `run` or `plan`; modified.
         folder: An empty folder that outlives the run, for a task file.
 
     Raises:
@@ -155,11 +162,11 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
         return
     # Named, so that the harness calls the results folder after it.
     namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **_kept(given), **model_args}
-    preemption.watch()
     namespace.batch_size = given.get("batch_size", "auto")
     namespace.device = given.get("device") or "auto"
     # The harness makes the model only after its own tasks, thousands of files, have been listed.
-    rope = _checked_rope(namespace.model_args)
+    is_plan = getattr(namespace, "command", None) == "plan"
+    rope = (_planned_rope if is_plan else _checked_rope)(namespace.model_args)
     if "niah" in tasks:
         namespace.include_path.insert(1, str(folder))
         _say(restrict_niah(rope, folder))
@@ -242,6 +249,13 @@ def _checked_rope(model_args: dict[str, Any]) -> ResolvedRope:
     from .runner import open_checkpoint
 
     return open_checkpoint(parse_model_args(model_args)).rope
+
+
+def _planned_rope(model_args: dict[str, Any]) -> ResolvedRope:
+    """The same from a config or a known shape: a plan needs no checkpoint."""
+    from .plan.costs import checked_rope
+
+    return checked_rope(model_args)
 
 
 def _include_paths(given: str | list[str] | None) -> list[str]:

@@ -101,14 +101,12 @@ def test_report_says_what_it_needs(monkeypatch, capsys, tmp_path) -> None:
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_help_lists_only_what_there_is(monkeypatch, capsys) -> None:
+def test_help_lists_our_commands(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         call(monkeypatch, "--help")
     printed = capsys.readouterr().out
-    for command in ("tasks-path", "rope", "report"):
+    for command in ("tasks-path", "rope", "report", "plan", "verify", "prefetch"):
         assert f"\n    {command}" in printed
-    for later in ("plan", "verify", "prefetch"):
-        assert f"\n    {later}" not in printed
 
 
 def test_run_is_understood_without_its_name() -> None:
