@@ -86,7 +86,7 @@ def build_perplexity(tokenizer: Any, **options: Any) -> list[dict[str, Any]]:
     samples = []
     for text in texts:
         splitter = _Splitter(text, tokenizer, checked.chunk_length // 2)
-        for length, end in _chunk_ends(checked):
+        for length, end in chunk_ends(checked):
             start = splitter.place(end - checked.chunk_length)
             samples.append(_sample(checked, text, length, start, splitter.place(end)))
     return samples
@@ -183,7 +183,7 @@ class _Splitter:
         return ids == self.text.ids[num_special:num_tokens]
 
 
-def _chunk_ends(options: PerplexityOptions) -> list[tuple[int, int]]:
+def chunk_ends(options: PerplexityOptions) -> list[tuple[int, int]]:
     """Each chunk's context length and nominal end, in tokens."""
     ends = []
     for before, length in zip(

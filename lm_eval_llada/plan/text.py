@@ -1,0 +1,223 @@
+"""A plan as text: what was assumed, what each task costs, and whether it fits."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import fields
+
+import torch
+from lm_eval.config.evaluate_config import EvaluatorConfig
+
+from ..arguments import parse_model_args, with_run_settings
+from ..cost import Work, cache_bytes, num_parameters
+from ..report.document import Bullets, Section, Table
+from ..report.terminal import to_text
+from ..sampler import CACHES
+from .costs import GB, CostModel, find_config
+from .hardware import Hardware
+from .requests import Request, RunPlan, TaskPlan, plan_run
+
+_OWN_ARGUMENTS = tuple(field.name for field in fields(Hardware))
+
+
+def describe(namespace: argparse.Namespace) -> str:
+    """The plan of a run as text.
+
+    Args:
+        namespace: Of the parser that `command.add_parser` adds, completed as that of a run.
+
+    Raises:
+        ValueError: If an argument is wrong, a task does not exist, or the model is not ours.
+    """
+    hardware = Hardware(**{name: getattr(namespace, name) for name in _OWN_ARGUMENTS})
+    if namespace.model != "llada":
+        raise ValueError(f"plan knows the cost of --model llada only; got {namespace.model!r}.")
+    config = _run_config(namespace)
+    beside = {name: getattr(config, name) for name in ("batch_size", "max_batch_size", "device")}
+    arguments = parse_model_args(with_run_settings(config.model_args, beside))
+    loading = arguments.loading
+    shape, note = find_config(loading.pretrained, loading.revision)
+    dtype = loading.dtype if loading.dtype != "auto" else shape.dtype or torch.float32
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    costs = CostModel(shape, dtype.itemsize, arguments, hardware)
+    plan = plan_run(config, arguments)
+    assumptions = _assumptions(costs, plan, str(dtype).removeprefix("torch."), note)
+    sections = [Section("Assumed", (Bullets(tuple(assumptions)),))]
+    if plan.tasks:
+        sections += [
+            Section("Tasks", (_task_table(costs, plan),)),
+            *_cache_sections(costs, plan),
+            Section("Memory", (Bullets(tuple(_memory_lines(costs, plan))),)),
+        ]
+    if plan.missing:
+        sections.append(Section("Not in the estimate", (Bullets(plan.missing),)))
+    return to_text(f"Plan of {', '.join(_names(config))}", sections)
+
+
+def _run_config(namespace: argparse.Namespace) -> EvaluatorConfig:
+    """What the harness makes of the arguments of a run."""
+    given = copy(namespace)
+    for name in _OWN_ARGUMENTS:
+        delattr(given, name)
+    return EvaluatorConfig.from_cli(given)
+
+
+def _names(config: EvaluatorConfig) -> list[str]:
+    return [config.tasks] if isinstance(config.tasks, str) else list(config.tasks)
+
+
+def _assumptions(costs: CostModel, plan: RunPlan, dtype: str, note: str | None) -> list[str]:
+    config, hardware = costs.config, costs.hardware
+    parameters = num_parameters(config)
+    lines = [
+        f"Model: {parameters:,} parameters in {dtype}, "
+        f"{_gb(parameters * costs.itemsize)} of weights.",
+        f"{hardware.tflops:g} TFLOP/s on each GPU (--tflops), an assumption. Real efficiency is "
+        "lower where contexts are short or batches small, and any below a GPU's peak: measure it.",
+        "Every step of every request runs: no text ends early, no two requests are equal, and "
+        "threshold and factor reveal one token a pass. Otherwise it costs less.",
+    ]
+    if note is not None:
+        lines.insert(0, note)
+    if hardware.num_processes > 1:
+        lines.append(f"{hardware.num_processes} processes share the requests of each task.")
+    lines += _decoding_lines(plan)
+    lines += [note for task in plan.tasks for note in task.notes]
+    return lines
+
+
+def _decoding_lines(plan: RunPlan) -> list[str]:
+    """One line for each way of decoding, with the tasks that decode so."""
+    tasks: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        for sampling in {request.sampling: None for request in task.requests}:
+            text = "likelihoods"
+            if sampling is not None:
+                steps = min(sampling.steps or sampling.gen_length, sampling.gen_length)
+                text = (
+                    f"gen_length {sampling.gen_length} in blocks of "
+                    f"{min(sampling.block_length or sampling.gen_length, sampling.gen_length)}, "
+                    f"{steps} steps, cache={sampling.cache}"
+                )
+            tasks.setdefault(text, []).append(task.name)
+    return [f"{_shortened(names)}: {text}." for text, names in tasks.items()]
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]} ({len(names)})"
+
+
+def _task_table(costs: CostModel, plan: RunPlan) -> Table:
+    rows = [_task_row(costs, task) for task in plan.tasks]
+    works = [costs.total(task) for task in plan.tasks]
+    total = sum(works, Work())
+    rows.append(
+        (
+            "all",
+            f"{sum(task.num_requests for task in plan.tasks):,}",
+            *("", ""),
+            f"{total.num_passes:,.0f}",
+            _short(total.flops / 1e15),
+            _short(sum(map(costs.hours, plan.tasks))),
+            f"{max(_peak(costs, task) for task in plan.tasks) / GB:.1f}",
+        )
+    )
+    header = ("task", "requests", "prompt", "output", "forwards", "PFLOP", "hours", "peak GB")
+    caption = (
+        "Lengths in tokens. A forward is a pass of one sequence or of a window of it. Peak memory "
+        "is that of a GPU, for one sequence where batch_size is auto."
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def _task_row(costs: CostModel, task: TaskPlan) -> tuple[str, ...]:
+    work = costs.total(task)
+    return (
+        task.name,
+        f"{task.num_requests:,}",
+        _range([request.prompt_length for request in task.requests]),
+        _range([request.target_length for request in task.requests]),
+        f"{work.num_passes:,.0f}",
+        _short(work.flops / 1e15),
+        _short(costs.hours(task)),
+        f"{_peak(costs, task) / GB:.1f}",
+    )
+
+
+def _cache_sections(costs: CostModel, plan: RunPlan) -> list[Section]:
+    """The same tasks under each cache; nothing where no text is generated."""
+    if not any(request.sampling for request in _requests(plan)):
+        return []
+    rows = []
+    for cache in CACHES:
+        total = sum((costs.total(task, cache) for task in plan.tasks), Work())
+        peak = max(costs.memory(request, cache=cache) for request in _requests(plan))
+        rows.append(
+            (
+                cache,
+                _short(total.flops / 1e15),
+                _short(sum(costs.hours(task, cache) for task in plan.tasks)),
+                f"{peak / GB:.1f}",
+                "yes" if peak <= costs.hardware.memory_gb * GB else "no",
+            )
+        )
+    header = ("cache", "PFLOP", "hours", "peak GB", f"fits {costs.hardware.memory_gb:g} GB")
+    caption = "All tasks under each cache. cache=none is exact; the others change texts."
+    return [Section("Caches", (Table(header, tuple(rows), caption),))]
+
+
+def _memory_lines(costs: CostModel, plan: RunPlan) -> Iterator[str]:
+    """What the largest request takes, and where it does not fit, what does."""
+    largest = max(_requests(plan), key=costs.memory)
+    own = "none" if largest.sampling is None else largest.sampling.cache
+    yield _memory_line(costs, largest, own)
+    # Both caches keep the same, so that one of them stands for both.
+    other = "prefix" if own == "none" else "none"
+    if largest.sampling is not None and not costs.fits(largest, cache=other):
+        yield _memory_line(costs, largest, other)
+
+
+def _memory_line(costs: CostModel, request: Request, cache: str) -> str:
+    weights = num_parameters(costs.config) * costs.itemsize
+    peak, fits = costs.memory(request, cache=cache), costs.fits(request, cache=cache)
+    batch_size = costs.arguments.requests.fixed_batch_size
+    kept = "none" if cache == "none" else "prefix or dual"
+    what = f"{request.length:,} tokens with cache={kept} and batch_size={batch_size or 1} take"
+    parts = [f"{_gb(weights)} of weights"]
+    if cache != "none":
+        size = cache_bytes(costs.config, request.length, costs.itemsize)
+        parts.append(f"a cache of {size / 2**30:.1f} GiB ({_gb(size)}) for each sequence")
+    parts.append("activations")
+    if (batch_size or 1) > 1 and costs.arguments.loading.attn_implementation == "sdpa":
+        parts.append("masks of tokens by tokens, since lengths in a batch differ")
+    limit = f"{costs.hardware.memory_gb:g} GB"
+    line = f"{what} {_gb(peak)} on a GPU ({', '.join(parts)})"
+    if fits:
+        most = costs.most_sequences(request, cache=cache)
+        return f"{line}, which fits {limit}. The largest batch_size that fits: {most}."
+    ways = "; ".join(costs.ways_to_fit(request, cache)) or "nothing that this command knows"
+    return f"{line}, which DOES NOT FIT {limit}. What does: {ways}."
+
+
+def _peak(costs: CostModel, task: TaskPlan) -> int:
+    return max(costs.memory(request) for request in task.requests)
+
+
+def _requests(plan: RunPlan) -> list[Request]:
+    return [request for task in plan.tasks for request in task.requests]
+
+
+def _range(numbers: list[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _short(number: float) -> str:
+    """A number with three digits, or all before the point where there are more."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / GB:.1f} GB"
