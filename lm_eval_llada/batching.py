@@ -17,6 +17,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MOST_SEQUENCES = 64
+_PASSES_AT_ONCE = 8
 # CPUs are busy from a few thousand tokens on; more only costs memory.
 _CPU_TOKENS = 8192
 # Shares of a GPU's free memory that a batch may take, by the estimate and once it is measured.
@@ -83,7 +84,7 @@ class Batcher:
         items: Sequence[Item],
         measure: Callable[[Item], tuple[int, int]],
         run: Callable[[Sequence[Item], int], Sequence[Result]],
-        at_once: Callable[[Item, int], int],
+        num_sequences: Callable[[Item], int] | None = None,
     ) -> Iterator[list[tuple[Item, Result]]]:
         """Run all items and yield them with their results, batch by batch.
 
@@ -91,18 +92,23 @@ class Batcher:
             items: In the order to run them, by length one way or the other.
             measure: Tokens and rows that an item adds to a pass.
             run: From some items and the batch size to their results.
-            at_once: How many items `run` gets at once, from the longest and the batch size.
+            num_sequences: How many an item brings, where passes are filled from several items:
+                `run` gets enough of them for about `_PASSES_AT_ONCE` passes, so that few are
+                partly filled and results still come one after the other. None means one, and all
+                that `run` gets fills one pass.
 
         Raises:
             MemoryError: If a batch does not fit and cannot be made smaller.
         """
         start = 0
         while start < len(items):
-            batch, size = self._cut(items[start:], items[start], measure, at_once)
-            # In ascending order the longest of a batch is its last.
+            size = self.size(*measure(items[start]))
+            batch = items[start : start + _num_items(items[start], size, num_sequences)]
+            # The first is the shortest where they ascend, and it is the longest that has to fit.
             longest = max(batch, key=measure)
-            batch, size = self._cut(batch, longest, measure, at_once)
             length, num_rows = measure(longest)
+            size = self.size(length, num_rows)
+            batch = batch[: _num_items(longest, size, num_sequences)]
             try:
                 with self._memory.watched() as taken:
                     results = run(batch, size)
@@ -112,22 +118,12 @@ class Batcher:
                 self._shrink(size, length, error)
                 continue
             if taken.num_bytes is not None:
-                estimate = min(size, len(batch)) * self._bytes_of(length, num_rows)
+                count = len(batch) if num_sequences is None else sum(map(num_sequences, batch))
+                estimate = min(size, count) * self._bytes_of(length, num_rows)
                 self._measured = max(self._measured or 0.0, taken.num_bytes / estimate)
             self.last_size = size
             yield list(zip(batch, results, strict=True))
             start += len(batch)
-
-    def _cut(
-        self,
-        items: Sequence[Item],
-        longest: Item,
-        measure: Callable[[Item], tuple[int, int]],
-        at_once: Callable[[Item, int], int],
-    ) -> tuple[Sequence[Item], int]:
-        """The first items, as many as run at once if one of them is like `longest`; their size."""
-        size = self.size(*measure(longest))
-        return items[: at_once(longest, size)], size
 
     def _shrink(self, size: int, length: int, error: Exception) -> None:
         too_much = (
@@ -141,6 +137,13 @@ class Batcher:
         _logger.warning("%s; going on with %s at a time.", too_much, size // 2)
         self._most_tokens = size // 2 * length
         self._memory.release()
+
+
+def _num_items(item: Item, size: int, num_sequences: Callable[[Item], int] | None) -> int:
+    """How many items like this one run at once."""
+    if num_sequences is None:
+        return size
+    return max(1, _PASSES_AT_ONCE * size // max(num_sequences(item), 1))
 
 
 class Progress:

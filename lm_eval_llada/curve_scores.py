@@ -30,7 +30,6 @@ MASKED_ESTIMATORS = ("elbo", "masked_mean", "duel")
 CAUSAL_ESTIMATOR = "causal"
 
 # Chunks go to the likelihood in groups of about so many passes: see `runner`.
-_PASSES_AT_ONCE = 8
 # Rows of the vocabulary that are held at once: 512 of 128K entries are 256 MB in fp32.
 _ROWS_AT_ONCE = 512
 # Their frequencies depend on the length of the pass, so one pass cannot serve several chunks.
@@ -189,10 +188,8 @@ class DiffusionScorer:
         def measure(chunk: Chunk) -> tuple[int, int]:
             return chunk.end, chunk.num_tokens
 
-        def at_once(chunk: Chunk, size: int) -> int:
-            return size if num_masks is None else max(1, _PASSES_AT_ONCE * size // num_masks)
-
-        for batch in self.batcher.process(chunks, measure, run, at_once):
+        counted = None if num_masks is None else lambda chunk: num_masks
+        for batch in self.batcher.process(chunks, measure, run, counted):
             yield from batch
 
     def _masked(self, chunks: Sequence[Chunk], size: int) -> list[dict[str, Estimate]]:

@@ -41,10 +41,6 @@ from .rope import ResolvedRope
 from .sampler import SamplingOptions, generate
 from .tokenization import Tokenization
 
-# Targets are scored in groups of about this many forward passes: enough that few passes are partly
-# filled, few enough that results reach the cache as they come.
-_PASSES_AT_ONCE = 8
-
 Result = TypeVar("Result")
 
 
@@ -236,7 +232,7 @@ class Runner:
             )
             return [self._decided(text) for text in texts]
 
-        batches = self._batcher.process(items, measure, run, lambda item, size: size)
+        batches = self._batcher.process(items, measure, run)
         yield from self._counted("generate_until", batches, progress)
 
     def _has_ended(self, plan: GenerationPlan, decided: Tensor) -> bool:
@@ -278,15 +274,15 @@ class Runner:
             sized = dataclasses.replace(options, batch_size=size)
             return self._score(batch, sized, check_greedy)
 
-        def at_once(group: Sequence[Target], size: int) -> int:
+        def num_masks(group: Sequence[Target]) -> int:
             lengths = [len(item.target) for item in group]
             # Of options of one length, the fully masked form is read once.
             num_shared = len(lengths) - len(set(lengths))
-            return _targets_at_once(size, sum(map(options.num_masks, lengths)) - num_shared)
+            return sum(map(options.num_masks, lengths)) - num_shared
 
         pairs = [(item.prefix, item.target) for item in items]
         groups = [[items[i] for i in group] for group in by_context(pairs, options)]
-        batches = self._batcher.process(shortest_first(groups, measure), measure, run, at_once)
+        batches = self._batcher.process(shortest_first(groups, measure), measure, run, num_masks)
         flat = ([result for _, results in batch for result in results] for batch in batches)
         yield from self._counted("loglikelihood", flat, progress)
 
@@ -334,14 +330,13 @@ class Runner:
             sized = dataclasses.replace(options, batch_size=size)
             return self._roll(batch, sized, max_length)
 
-        def at_once(item: Target, size: int) -> int:
+        def num_masks(item: Target) -> int:
             num_given = len(item.prefix)
             windows = rolling_windows(num_given + len(item.target), max_length, num_given=num_given)
-            masks = sum(options.num_masks(end - begin) for _, begin, end in windows)
-            return _targets_at_once(size, masks)
+            return sum(options.num_masks(end - begin) for _, begin, end in windows)
 
         ordered = shortest_first(items, lambda item: len(item.target))
-        results = self._batcher.process(ordered, measure, run, at_once)
+        results = self._batcher.process(ordered, measure, run, num_masks)
         yield from self._counted("loglikelihood_rolling", results, progress)
 
     def _roll(
@@ -376,7 +371,3 @@ class Runner:
             self.batch_sizes[kind] = max(self.batch_sizes.get(kind, 0), self._batcher.last_size)
             yield [(item.index, result) for item, result in batch]
             progress.done(len(batch))
-
-
-def _targets_at_once(batch_size: int, num_masks: int) -> int:
-    return max(1, _PASSES_AT_ONCE * batch_size // max(num_masks, 1))

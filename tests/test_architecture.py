@@ -23,7 +23,8 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "diffusion": ({"denoising", "diffusion"}, {"errors"}),
     "modeling": ({"modeling"}, {"errors", "rope", "checkpoints"}),
     "sampler": ({"sampler", "sampling_options"}, {"errors", "diffusion"}),
-    "likelihood": ({"likelihood", "mask_plans", "duel"}, {"errors", "diffusion"}),
+    "likelihood": ({"likelihood", "mask_passes", "mask_plans", "duel"}, {"errors", "diffusion"}),
+    "cost": ({"cost"}, {"errors", "diffusion", "modeling", "sampler", "likelihood"}),
     "data": ({"data"}, {"errors", "checkpoints"}),
     "metrics": ({"metrics"}, {"errors"}),
     "harness": (
@@ -37,9 +38,18 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     ),
     "report": ({"report"}, {"errors", "metrics", "rope"}),
     "curves": ({"curves", "curve_files", "curve_scores"}, None),
-    "posttrain": ({"posttrain"}, {"errors", "modeling", "diffusion", "data"}),
     "tiny": ({"tiny"}, {"errors", "checkpoints", "modeling", "diffusion", "data"}),
-    "command line": ({"__main__", "demo", "rope_command"}, None),
+    "posttrain": (
+        {"posttrain"},
+        {
+            *("errors", "rope", "checkpoints", "modeling", "diffusion", "sampler", "data"),
+            *("metrics", "tiny"),
+        },
+    ),
+    "command line": (
+        {"__main__", "demo", "plan", "prefetch_command", "prefetching", "rope_command", "verify"},
+        None,
+    ),
 }
 
 

@@ -247,7 +247,10 @@ def test_loss_is_the_mean_cross_entropy_of_the_labelled_positions(model):
         ({"rows": torch.tensor([[2, 0]])}, "rows name sequences 2 to 2, outside a batch of 2"),
         ({"rows": torch.tensor([[0, -1]])}, "rows name positions -1 to -1"),
         ({"rows": torch.tensor([1, 2])}, r"rows must be \(num_rows, 2\)"),
-        ({"attention_mask": torch.ones(2, 5)}, r"attention_mask must have one value for each position, \(2, 6\)"),
+        (
+            {"attention_mask": torch.ones(2, 5)},
+            r"attention_mask must have one value for each position, \(2, 6\)",
+        ),
         ({"document_ids": torch.ones(1, 6)}, "document_ids must have one value for each position"),
         ({"position_ids": torch.arange(5)}, "position_ids must be"),
         ({"input_ids": tokens(6)}, "input_ids must be"),

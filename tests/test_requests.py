@@ -226,7 +226,7 @@ class Memory:
 
 def process(batcher: Batcher, items: list[int], memory: Memory) -> list[tuple[int, int]]:
     ordered = shortest_first(items, lambda item: item)
-    batches = batcher.process(ordered, lambda item: (item, item), memory, lambda item, size: size)
+    batches = batcher.process(ordered, lambda item: (item, item), memory)
     return [pair for batch in batches for pair in batch]
 
 
@@ -297,7 +297,7 @@ def test_other_errors_pass_through_a_batch() -> None:
 
     batcher = Batcher(None, None, MEMORY, lambda length, rows: 1)
     with pytest.raises(RuntimeError, match="something else"):
-        list(batcher.process([1], lambda item: (1, 1), fail, lambda item, size: size))
+        list(batcher.process([1], lambda item: (1, 1), fail))
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
