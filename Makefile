@@ -22,11 +22,13 @@ DEMO_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: help demo test test-slow test-gpu lint clean
+.PHONY: help demo figure1 bench test test-slow test-gpu lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       tiny-llada with and without NTK: two tables and one picture (minutes, CPU)'
+	@echo 'make figure1    perplexity and retrieval beyond the trained context (half an hour, CPU)'
+	@echo 'make bench      speed against the plain loops: a table and benchmarks/results/speed.jsonl'
 	@echo 'make test       all tests but the slow ones'
 	@echo 'make test-slow  the slow tests'
 	@echo 'make test-gpu   the tests that need a CUDA device'
@@ -35,6 +37,12 @@ help:
 
 demo: $(VENV)/.installed-plot
 	$(BIN)/python -m lm_eval_llada.demo $(DEMO_ARGS)
+
+figure1: $(VENV)/.installed-plot
+	$(BIN)/python ppl/figure1.py
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.jsonl
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)

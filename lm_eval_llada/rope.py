@@ -26,6 +26,7 @@ from lm_eval_llada.rope_formulas import (
 )
 
 __all__ = [
+    "EXTRA_KEYS",
     "METHODS",
     "ResolvedRope",
     "RopeChoice",
@@ -66,6 +67,9 @@ _EXTRA_KEYS: dict[str, tuple[str, ...]] = {
     "longrope": ("long_factor", "short_factor", "attention_factor"),
     "llama3": ("low_freq_factor", "high_freq_factor"),
 }
+EXTRA_KEYS: tuple[str, ...] = tuple(dict.fromkeys(sum(_EXTRA_KEYS.values(), ())))
+"""The same for all methods together; each is given as rope_<key>."""
+
 # The values of the YaRN paper and of Llama 3.1.
 _EXTRA_DEFAULTS: dict[str, dict[str, float]] = {
     "yarn": {"beta_fast": 32.0, "beta_slow": 1.0},

@@ -19,9 +19,9 @@ from lm_eval_llada.arguments import parse_model_args, with_run_settings
 from lm_eval_llada.cost import generation_work, likelihood_work
 from lm_eval_llada.data import tasks_path
 from lm_eval_llada.data.prompts import LONGBENCH_DATASETS
-from lm_eval_llada.modeling import LLaDAConfig
+from lm_eval_llada.modeling import LLaDAConfig, find_config
 from lm_eval_llada.plan import command
-from lm_eval_llada.plan.costs import CostModel, find_config
+from lm_eval_llada.plan.costs import CostModel
 from lm_eval_llada.plan.hardware import Hardware
 from lm_eval_llada.plan.requests import Request, RunPlan, _built, plan_run
 from lm_eval_llada.plan.text import describe

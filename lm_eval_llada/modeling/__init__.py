@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
 from lm_eval_llada.modeling.denoiser import make_denoiser
+from lm_eval_llada.modeling.known_shapes import find_config
 from lm_eval_llada.modeling.loading import load_config, load_model
 from lm_eval_llada.modeling.model import ATTENTION_IMPLEMENTATIONS, LLaDAForMaskedLM
 
@@ -16,6 +17,7 @@ __all__ = [
     "LLaDAConfig",
     "LLaDAForMaskedLM",
     "apply_rope",
+    "find_config",
     "load_config",
     "load_model",
     "make_denoiser",

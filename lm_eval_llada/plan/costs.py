@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arguments import ModelArguments, parse_model_args
-from ..checkpoints import resolve_checkpoint
 from ..cost import Work, generation_work, likelihood_work, peak_bytes
-from ..modeling import LLaDAConfig, apply_rope, load_config
+from ..modeling import LLaDAConfig, apply_rope, find_config
 from ..rope import ResolvedRope
 from .hardware import Hardware
 from .requests import Request, TaskPlan
@@ -19,23 +18,6 @@ GB = 1e9
 _TERA = 1e12
 _MOST_DEVICES = 64
 _MOST_SEQUENCES = 64
-
-
-# Shapes for machines that cannot reach the hub, by what a checkpoint's name begins with.
-_LLADA_8B = {"mlp_hidden_size": 12288, "rope_theta": 500_000.0}
-_ILLADA_8B = {
-    "mlp_hidden_size": 14336,
-    "n_kv_heads": 8,
-    "vocab_size": 155_136,
-    "weight_tying": True,
-    "max_sequence_length": 8192,
-}
-_KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "llada-8b": _LLADA_8B,
-    "llada-1.5": _LLADA_8B,
-    "ultrallada": _LLADA_8B,
-    "illada-8b": _ILLADA_8B,
-}
 
 
 @dataclass(frozen=True)
@@ -203,27 +185,3 @@ def checked_rope(model_args: Mapping[str, Any]) -> ResolvedRope:
     arguments = parse_model_args(model_args)
     config, _ = find_config(arguments.loading.pretrained, arguments.loading.revision)
     return apply_rope(config, arguments.rope)[1]
-
-
-def find_config(pretrained: str, revision: str | None = None) -> tuple[LLaDAConfig, str | None]:
-    """The config of a checkpoint, or of a model that is known by name where it cannot be read.
-
-    Args:
-        pretrained: Shipped model, folder or hub id.
-        revision: Branch, tag or commit on the hub.
-
-    Returns:
-        The config, and a sentence that says so if it is a known shape.
-
-    Raises:
-        ValueError: If there is neither.
-    """
-    try:
-        return load_config(pretrained, revision=revision), None
-    except ValueError:
-        name = resolve_checkpoint(pretrained).rpartition("/")[2].lower()
-        shape = next((s for start, s in _KNOWN_SHAPES.items() if name.startswith(start)), None)
-        if shape is None:
-            raise
-    config = LLaDAConfig(**shape, dtype="bfloat16")
-    return config, f"{pretrained} could not be read; its shape is the published one."

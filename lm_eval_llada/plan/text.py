@@ -12,10 +12,11 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from ..arguments import parse_model_args, with_run_settings
 from ..cost import Work, cache_bytes, num_parameters
+from ..modeling import find_config
 from ..report.document import Bullets, Section, Table
 from ..report.terminal import to_text
 from ..sampler import CACHES
-from .costs import GB, CostModel, find_config
+from .costs import GB, CostModel
 from .hardware import Hardware
 from .requests import Request, RunPlan, TaskPlan, plan_run
 

@@ -1,0 +1,1 @@
+"""Post-training for long context: document streams, packing, and the trainer."""
