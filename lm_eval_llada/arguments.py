@@ -15,7 +15,7 @@ from .errors import nearest, unknown_choice
 from .likelihood import LikelihoodOptions
 from .modeling.loading import DTYPES, check_quantization
 from .modeling.model import check_attention
-from .rope import RopeChoice
+from .rope import EXTRA_KEYS, RopeChoice
 from .sampler import SamplingOptions
 
 TRUNCATION = ("middle", "left", "error")
@@ -155,18 +155,6 @@ _RENAMED = {
 }
 # Not set by a name of their own: the batch size is that of the requests, `extra` is filled below.
 _UNNAMED = {"rope": {"extra"}, "likelihood": {"batch_size"}}
-_ROPE_EXTRA = (
-    "beta_fast",
-    "beta_slow",
-    "attention_factor",
-    "mscale",
-    "mscale_all_dim",
-    "truncate",
-    "low_freq_factor",
-    "high_freq_factor",
-    "long_factor",
-    "short_factor",
-)
 # What the harness' command line passes as device when the user named none, on any machine.
 _UNSAID_DEVICE = "cuda:0"
 # `lm_eval --trust_remote_code` adds this name for the sake of data sets; our model runs no remote
@@ -203,7 +191,7 @@ _SHARED_REQUESTS = ("max_length", "truncation")
 
 def known_names() -> tuple[str, ...]:
     """Every name that `--model_args` takes, in the order of the parts that use them."""
-    return (*_NAMES, *(f"rope_{key}" for key in _ROPE_EXTRA))
+    return (*_NAMES, *(f"rope_{key}" for key in EXTRA_KEYS))
 
 
 def shared_names() -> tuple[str, ...]:
@@ -213,7 +201,7 @@ def shared_names() -> tuple[str, ...]:
         for name, targets in _NAMES.items()
         if name in _SHARED_REQUESTS or {part for part, _, _ in targets} & {*_SHARED_PARTS}
     ]
-    return (*shared, *(f"rope_{key}" for key in _ROPE_EXTRA))
+    return (*shared, *(f"rope_{key}" for key in EXTRA_KEYS))
 
 
 def parse_model_args(model_args: Mapping[str, Any]) -> ModelArguments:
@@ -238,7 +226,7 @@ def parse_model_args(model_args: Mapping[str, Any]) -> ModelArguments:
         if name in _NAMES:
             for part, attribute, hint in _NAMES[name]:
                 values[part][attribute] = convert(name, value, hint)
-        elif name.startswith("rope_") and name.removeprefix("rope_") in _ROPE_EXTRA:
+        elif name.startswith("rope_") and name.removeprefix("rope_") in EXTRA_KEYS:
             extra[name.removeprefix("rope_")] = value
         else:
             raise unknown_name("model_args", name, known_names())
@@ -343,7 +331,7 @@ def _as_float(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

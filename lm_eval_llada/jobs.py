@@ -13,10 +13,10 @@ from torch import Tensor
 from .answers import Answer, answer_key
 from .arguments import ModelArguments
 from .batching import Progress
+from .cost import generation_work, likelihood_work
 from .likelihood import Estimate
 from .modeling import LLaDAConfig
 from .runner import Generation, Runner, Target
-from .sharding import cost
 from .tokenization import Tokenization
 
 KINDS = ("generate_until", "loglikelihood", "loglikelihood_rolling")
@@ -33,7 +33,7 @@ class Job:
     Attributes:
         item: What to run.
         key: Of its answer; equal for requests that are bound to have equal answers.
-        cost: In the units of `sharding.cost`.
+        cost: Floating-point operations that it takes, at most.
         group: Jobs of one group share work and stay on one rank.
         args: Of the request, under which the harness' own cache keeps its answer.
     """
@@ -73,8 +73,8 @@ class JobMaker:
         seed = item.seed if options.is_random else None
         digest = hashlib.sha256(item.prompt.numpy().tobytes()).hexdigest()
         key = answer_key(self.owner, "generate_until", [digest, item.plan, seed])
-        cost_of_all = self._cost(len(item.prompt), options.gen_length, options.num_steps)
-        return Job(item, key, cost_of_all, key, args)
+        cost = generation_work(self.config, len(item.prompt), options).flops
+        return Job(item, key, cost, key, args)
 
     def target(self, kind: str, item: Target, args: tuple[Any, ...]) -> Job:
         """A target to score.
@@ -87,15 +87,22 @@ class JobMaker:
         tensors = (item.prefix, item.target)
         digests = [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in tensors]
         key = answer_key(self.owner, kind, [*digests, item.seed, self.max_length])
-        length = len(item.target)
-        num_passes = self.arguments.likelihood.num_masks(length)
         # The options of a question share the passes in which they are wholly masked.
         group = digests[0] if len(item.prefix) else key
-        return Job(item, key, self._cost(len(item.prefix), length, num_passes), group, args)
+        return Job(item, key, self._scoring_cost(kind, item), group, args)
 
-    def _cost(self, prompt_length: int, target_length: int, num_passes: int) -> float:
-        even_length = 2 * self.config.d_model + 3 * self.config.mlp_hidden_size // 2
-        return cost(prompt_length, target_length, num_passes=num_passes, even_length=even_length)
+    def _scoring_cost(self, kind: str, item: Target) -> float:
+        length, num_windows = len(item.target), 1
+        if kind == "loglikelihood_rolling" and length > self.max_length:
+            num_windows, length = -(-length // self.max_length), self.max_length
+        work = likelihood_work(
+            self.config,
+            len(item.prefix),
+            length,
+            self.arguments.likelihood,
+            check_greedy=self.arguments.requests.is_check_greedy,
+        )
+        return num_windows * work.flops
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, truncate_tokens
+from lm_eval.models.utils import truncate_tokens
 
 from .arguments import SAMPLING_NAMES, convert, unknown_name
 from .sampler import SamplingOptions
@@ -51,6 +51,8 @@ def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) ->
     `do_sample: false` means temperature 0, as everywhere in the harness. Where both `gen_length`
     and one of its other names (`max_gen_toks`, ...) are given, `gen_length` counts.
 
+    Differs from the harness' `normalize_gen_kwargs`, which cuts a length of 12.5 down to 12.
+
     Args:
         gen_kwargs: From the task and `--gen_kwargs`; not modified.
         defaults: From model_args.
@@ -62,22 +64,27 @@ def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) ->
     for name in gen_kwargs:
         if name not in _GEN_KWARGS:
             raise unknown_name("generation_kwargs", name, _GEN_KWARGS)
-    normalized: dict[str, Any] = dict(
-        normalize_gen_kwargs(dict(gen_kwargs), default_max_gen_toks=defaults.gen_length)
-    )
-    changes = {name: normalized[name] for name in SAMPLING_NAMES if name in gen_kwargs}
-    changes.setdefault("gen_length", normalized["max_gen_toks"])
-    if gen_kwargs.get("do_sample") is False:
+    changes = {name: gen_kwargs[name] for name in SAMPLING_NAMES if name in gen_kwargs}
+    lengths = [gen_kwargs[name] for name in _LENGTH_ALIASES if gen_kwargs.get(name) is not None]
+    if lengths:
+        changes.setdefault("gen_length", lengths[0])
+    do_sample = gen_kwargs.get("do_sample")
+    if do_sample is not None and not convert("do_sample", do_sample, bool):
         changes["temperature"] = 0.0
-    elif "temperature" in changes:
-        changes["temperature"] = normalized["temperature"]
     hints = get_type_hints(SamplingOptions)
     changes = {name: convert(name, value, hints[name]) for name, value in changes.items()}
     options = replace(defaults, **changes)
     _check_neutral(gen_kwargs, options)
-    until = handle_stop_sequences(normalized["until"], eos=None)
     ignore_eos = convert("ignore_eos", gen_kwargs.get("ignore_eos", False), bool)
-    return GenerationPlan(options, tuple(filter(None, until)), ignore_eos)
+    return GenerationPlan(options, _stops(gen_kwargs.get("until")), ignore_eos)
+
+
+def _stops(until: Any) -> tuple[str, ...]:
+    """What ends a text; empty ones, which would end every text at once, are left out."""
+    listed = [] if until is None else [until] if isinstance(until, str) else until
+    if not isinstance(listed, list | tuple) or not all(isinstance(stop, str) for stop in listed):
+        raise ValueError(f"until must be a text or a list of texts; got {until!r}.")
+    return tuple(filter(None, listed))
 
 
 def causal_generation(gen_kwargs: Mapping[str, Any], default_length: int) -> dict[str, Any]:

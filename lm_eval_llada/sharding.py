@@ -2,7 +2,7 @@
 
 On every rank, with its own requests:
 
-    costs = [cost(len(item.prompt), gen_length, num_passes=steps) for item in items]
+    costs = [generation_work(config, len(item.prompt), options).flops for item in items]
     keys = [answer_key(owner, "generate_until", [...]) for item in items]
     own, give_back = redistribute(ranks, items, costs, keys, groups=keys)
     results = [run(item) for item in own]  # the cheapest first
@@ -19,29 +19,6 @@ from .distributed import Ranks
 from .errors import require_number, require_whole
 
 Item = TypeVar("Item")
-
-EVEN_LENGTH = 26_624
-"""Tokens at which attention costs as much as the rest of a LLaDA-8B layer; see `cost`."""
-
-
-def cost(
-    prompt_length: int, gen_length: int, *, num_passes: int = 1, even_length: int = EVEN_LENGTH
-) -> float:
-    """What a request costs, in units that are the same for all requests of a run.
-
-    A forward pass over n tokens costs n^2 + even_length * n. The first term is attention, which
-    takes 2 d n multiply-adds for each token in a layer of width d. The second is the layer's
-    matrices: with as many key-value heads as heads and a gated MLP of width m they take
-    4 d^2 + 3 d m for each token. Both are divided by 2 d.
-
-    Args:
-        prompt_length: Tokens of the context.
-        gen_length: Tokens to generate, or of the target to score; every pass reads them as well.
-        num_passes: Forward passes: steps of a generation, masks of a likelihood.
-        even_length: 2 d + 1.5 m of the model; the default is that of d = 4096, m = 12288.
-    """
-    length = prompt_length + gen_length
-    return float(num_passes * length * (length + even_length))
 
 
 def deal(costs: Sequence[float], num_ranks: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_llada.distributed import Ranks, join_ranks, leave_ranks
-from lm_eval_llada.sharding import EVEN_LENGTH, _shares, cost, deal, redistribute
+from lm_eval_llada.sharding import _shares, deal, redistribute
 
 costs = st.lists(st.floats(0, 1e12) | st.integers(0, 9), max_size=40)
 counts = st.integers(1, 9)
@@ -65,20 +65,6 @@ def test_costs_are_finite_and_not_negative(value) -> None:
         deal([1.0, value], 2)
     with pytest.raises(ValueError, match="num_ranks must be a whole number >= 1"):
         deal([1.0], 0)
-
-
-def test_cost_is_that_of_attention_and_of_matrices() -> None:
-    width, hidden = 4096, 12288
-
-    def multiply_adds(length: int) -> int:
-        attention = 2 * length * length * width  # keys with queries, weights with values
-        return attention + length * (4 * width * width + 3 * width * hidden)
-
-    for prompt, generated, passes in ((4000, 32, 32), (131_072, 64, 16)):
-        expected = passes * multiply_adds(prompt + generated) / (2 * width)
-        assert cost(prompt, generated, num_passes=passes) == pytest.approx(expected)
-    assert cost(EVEN_LENGTH, 0) == 2 * EVEN_LENGTH**2
-    assert cost(90, 10, even_length=0) == 100**2
 
 
 # Each rank asks for these: rank 1 for nothing, rank 0 and 2 share keys, rank 2 repeats its last.
