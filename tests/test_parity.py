@@ -1,22 +1,16 @@
-"""Texts and likelihoods of real models equal plain loops: full forwards, one sequence at a time.
-
-The loops below share nothing with the package but the model's forward pass, which test_modeling.py
-holds against a reference of its own.
-"""
+"""Texts and likelihoods of real models equal the plain loops: full forwards, one at a time."""
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import pytest
 import torch
+from likelihood_loops import plain_enumeration
 from llada_models import make_model
+from plain_loops import plain_generate, plain_log_likelihood, whole_forward
 from torch import Tensor
 
 from lm_eval_llada.checkpoints import TINY_MODELS
 from lm_eval_llada.likelihood import LikelihoodOptions, greedy_matches, log_likelihoods
-from lm_eval_llada.mask_plans import MaskPlan
 from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
 from lm_eval_llada.sampler import SamplingOptions, generate
 
@@ -42,34 +36,9 @@ def some_tokens(model: LLaDAForMaskedLM, length: int, seed: int) -> Tensor:
     return torch.randint(6, model.config.vocab_size, (length,), generator=generator)
 
 
-@torch.no_grad()
-def plain_logits(model: LLaDAForMaskedLM, sequence: Tensor) -> Tensor:
-    return model(sequence[None]).logits[0].float()
-
-
-def plain_generate(
-    model: LLaDAForMaskedLM, prompt: Tensor, gen_length: int, block_length: int, steps: int
-) -> list[int]:
-    """LLaDA's generation at temperature 0 with low-confidence remasking."""
+def plain_text(model: LLaDAForMaskedLM, prompt: Tensor, options: SamplingOptions) -> list[int]:
     mask_id = model.config.mask_token_id
-    x = torch.cat([prompt, torch.full((gen_length,), mask_id)])
-    num_blocks = gen_length // block_length
-    for block in range(num_blocks):
-        start = len(prompt) + block * block_length
-        end = start + block_length
-        each, more = divmod(block_length, steps // num_blocks)
-        for step in range(steps // num_blocks):
-            logits = plain_logits(model, x)
-            logits[:, mask_id] = -torch.inf
-            probabilities = logits.softmax(dim=-1)
-            candidates = []
-            for position in range(start, end):
-                if x[position] == mask_id:
-                    token = int(logits[position].argmax())
-                    candidates.append((-float(probabilities[position, token]), position, token))
-            for _, position, token in sorted(candidates)[: each + (step < more)]:
-                x[position] = token
-    return x[len(prompt) :].tolist()
+    return plain_generate(whole_forward(model), prompt, options, mask_token_id=mask_id)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -84,40 +53,16 @@ def test_generated_tokens_equal_the_plain_loop(model, batch_size, gen_length, bl
             make_denoiser(model), batch, options, mask_token_id=model.config.mask_token_id
         )
         texts += [output.tolist() for output in outputs]
-    expected = [plain_generate(model, p, gen_length, block_length, steps) for p in prompts]
+    expected = [plain_text(model, prompt, options) for prompt in prompts]
     assert texts == expected
 
 
-def plain_score(model: LLaDAForMaskedLM, prefix: Tensor, target: Tensor, mask: Tensor) -> float:
-    """(L / l) times the summed log p of the masked tokens."""
-    x = torch.cat([prefix, target.masked_fill(mask, model.config.mask_token_id)])
-    log_probs = plain_logits(model, x).double().log_softmax(dim=-1)
-    hidden = mask.nonzero()[:, 0].tolist()
-    total = sum(float(log_probs[len(prefix) + i, target[i]]) for i in hidden)
-    return len(target) / len(hidden) * total
-
-
-def plain_log_likelihood(
-    model: LLaDAForMaskedLM, prefix: Tensor, target: Tensor, mc_num: int, seed: int
-) -> float:
-    """All masks of targets that mc_num would cover, weighed as the sampler draws them; else draws.
-
-    The draws are the package's own for that seed: what is compared is everything done with them.
-    """
-    length = len(target)
-    if 2**length - 1 > mc_num:
-        plan = MaskPlan.sampled(length, mc_num, seed)
-        assert plan.draws is not None
-        scores = [plain_score(model, prefix, target, plan.masks[k]) for k in plan.draws.tolist()]
-        return sum(scores) / mc_num
-    value = 0.0
-    for count in range(1, length + 1):
-        for chosen in itertools.combinations(range(length), count):
-            mask = torch.zeros(length, dtype=torch.bool)
-            mask[list(chosen)] = True
-            share = 1 / length / math.comb(length, count)
-            value += share * plain_score(model, prefix, target, mask)
-    return value
+def plain_value(model: LLaDAForMaskedLM, pair: tuple[Tensor, Tensor], seed: int) -> float:
+    """All masks of targets that 20 draws would cover, weighed as the sampler draws them."""
+    denoise, mask_id = whole_forward(model), model.config.mask_token_id
+    if 2 ** len(pair[1]) - 1 <= 20:
+        return plain_enumeration(denoise, *pair, mask_token_id=mask_id)
+    return plain_log_likelihood(denoise, *pair, 20, seed, mask_token_id=mask_id)[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -135,15 +80,16 @@ def test_log_likelihoods_equal_the_plain_loop(model, batch_size):
         mask_token_id=model.config.mask_token_id,
         seeds=seeds,
     )
-    for estimate, (prefix, target), seed in zip(found, pairs, seeds, strict=True):
-        expected = plain_log_likelihood(model, prefix, target, 20, seed)
+    for estimate, pair, seed in zip(found, pairs, seeds, strict=True):
+        expected = plain_value(model, pair, seed)
         assert estimate.value == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_greedy_check_equals_greedy_generation(model, batch_size):
     prompts = [some_tokens(model, n, seed=n) for n in PROMPT_LENGTHS]
-    greedy = [torch.tensor(plain_generate(model, prompt, 5, 5, 5)) for prompt in prompts]
+    options = SamplingOptions(gen_length=5)
+    greedy = [torch.tensor(plain_text(model, prompt, options)) for prompt in prompts]
     wrong = [text.clone() for text in greedy]
     for i, text in enumerate(wrong):
         text[i % 5] = 6 if text[i % 5] != 6 else 7

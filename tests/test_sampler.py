@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
+import plain_loops
 import pytest
 import torch
 from hypothesis import given, settings
@@ -50,50 +52,8 @@ CASES = {
 }
 
 
-def plain_generate(denoise, prompt, options, seed):
-    """LLaDA's loop for one prompt: full forward, all logits, no early stop, no rows."""
-    source = torch.Generator().manual_seed(seed)
-    length, first = options.gen_length, len(prompt)
-    block_length = options.block_length or length
-    steps = min(options.steps or length, length)
-    x = torch.cat([prompt, torch.full((length,), MASK)])
-    for start in range(0, length, block_length):
-        end = min(length, start + block_length)
-        block_steps = max(1, steps * end // length - steps * start // length)
-        for step in range(block_steps):
-            count = (end - start) // block_steps + (step < (end - start) % block_steps)
-            logits = plain_logits(denoise, x, first, options)
-            masked = [p for p in range(first + start, first + end) if x[p] == MASK]
-            if options.remasking == "random":
-                scores = torch.rand(len(masked), generator=source, dtype=torch.float64).tolist()
-                best = sorted(range(len(masked)), key=lambda k: -scores[k])[:count]
-                masked = sorted(masked[k] for k in best)
-            choices = logits[masked].argmax(dim=-1)
-            if options.temperature > 0:
-                u = torch.rand(len(masked), VOCAB, generator=source, dtype=torch.float64)
-                gumbel = (-torch.log(u)) ** options.temperature
-                choices = (logits[masked].double().exp() / gumbel).argmax(dim=-1)
-            sure = logits[masked].float().softmax(dim=-1)[range(len(masked)), choices].tolist()
-            for k in sorted(range(len(masked)), key=lambda k: -sure[k])[:count]:
-                x[masked[k]] = choices[k]
-    text = x[first:].tolist()
-    if options.stop_at_eos and EOS in text:
-        ends = text.index(EOS)
-        text[ends:] = [EOS] * (len(text) - ends)
-    return text
-
-
-def plain_logits(denoise, x, prompt_length, options):
-    logits = denoise(x[None], attention_mask=None)
-    if options.cfg_scale > 0:
-        blind = x.clone()
-        blind[:prompt_length] = MASK
-        unconditional = denoise(blind[None], attention_mask=None)
-        logits = unconditional + (options.cfg_scale + 1) * (logits - unconditional)
-    logits[:, MASK] = -torch.inf
-    if options.suppress_eos:
-        logits[:, EOS] = -torch.inf
-    return logits
+plain_generate = partial(plain_loops.plain_generate, mask_token_id=MASK, eos_token_id=EOS)
+plain_logits = partial(plain_loops.plain_logits, mask_token_id=MASK, eos_token_id=EOS)
 
 
 def run(prompts, options, seeds=None, denoise=NETWORK, **kwargs):

@@ -1,0 +1,143 @@
+"""The models that speed.py runs, and the two ways it calls them: plain loops and the package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from cost_model import MODEL
+from speed_measure import Outcome, Side
+from torch import Tensor
+
+from lm_eval_llada.denoising import DenoiserStats
+from lm_eval_llada.harness import LLaDALM
+from lm_eval_llada.modeling import KeyValueCache, LLaDAConfig, LLaDAForMaskedLM, make_denoiser
+from lm_eval_llada.sampler import SamplingOptions, generate
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from plain_loops import Denoise, plain_generate, whole_forward  # noqa: E402
+from toy_requests import generations  # noqa: E402
+
+VOCABULARIES = {"P": MODEL.vocab_size, "V": 126_464}
+_INIT_STD = 0.08
+"""Large enough for attention to tell positions apart; masked ones would all be alike otherwise."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of each case is run.
+
+    Attributes:
+        num_questions: Of the likelihood cases.
+        num_needles: Of each length and depth.
+        shrink: Divides the lengths of prompts; anything but 1 is only a trial.
+    """
+
+    num_questions: int = 200
+    num_needles: int = 5
+    shrink: int = 1
+
+    def length(self, num_tokens: int) -> int:
+        """A prompt length at this scale."""
+        return max(8, num_tokens // self.shrink)
+
+
+@cache
+def random_model(name: str) -> LLaDAForMaskedLM:
+    """Model P or V, always with the same weights."""
+    vocab_size = VOCABULARIES[name]
+    config = MODEL.to_dict() | {"vocab_size": vocab_size, "embedding_size": vocab_size}
+    torch.manual_seed(0)
+    config |= {"mask_token_id": vocab_size - 1, "init_std": _INIT_STD}
+    return LLaDAForMaskedLM(LLaDAConfig(**config)).eval()
+
+
+@cache
+def tiny(target_length: int | None = None, **settings: Any) -> LLaDALM:
+    """The shipped model behind lm-eval's interface, under NTK if a target length is given."""
+    if target_length is not None:
+        settings |= {"rope_method": "ntk", "target_length": target_length}
+    return LLaDALM(pretrained="tiny-llada", dtype="float32", device="cpu", **settings)
+
+
+def random_prompts(model: LLaDAForMaskedLM, lengths: Sequence[int]) -> list[Tensor]:
+    """Prompts of ordinary tokens, always the same."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randint(8, model.config.vocab_size - 8, (n,), generator=generator) for n in lengths
+    ]
+
+
+def counted(denoise: Denoise, stats: DenoiserStats) -> Denoise:
+    """The same denoiser, with its calls counted."""
+
+    def call(input_ids: Tensor, *, attention_mask: Tensor | None) -> Tensor:
+        stats.record(len(input_ids), input_ids.numel(), input_ids.numel())
+        return denoise(input_ids, attention_mask=attention_mask)
+
+    return call
+
+
+def plain_texts(
+    model: LLaDAForMaskedLM, prompts: Sequence[Tensor], options: SamplingOptions
+) -> Outcome:
+    """Tokens by the plain loop."""
+    stats, mask_token_id = DenoiserStats(), model.config.mask_token_id
+    denoise = counted(whole_forward(model), stats)
+    texts = [
+        plain_generate(denoise, prompt, options, mask_token_id=mask_token_id) for prompt in prompts
+    ]
+    return Outcome(texts, sum(map(len, texts)), stats)
+
+
+def plain_side(
+    model: LLaDAForMaskedLM, prompts: Sequence[Tensor], options: SamplingOptions
+) -> Side:
+    """The plain loop as one side of a comparison."""
+    return Side(
+        "plain loop",
+        lambda: plain_texts(model, prompts, options),
+        lambda: plain_texts(model, prompts[:1], replace(options, steps=2)),
+    )
+
+
+def generate_side(
+    label: str,
+    model: LLaDAForMaskedLM,
+    prompts: Sequence[Tensor],
+    options: SamplingOptions,
+    batch_size: int = 1,
+) -> Side:
+    """`sampler.generate` as one side of a comparison."""
+
+    def run(options: SamplingOptions) -> Outcome:
+        stats, texts = DenoiserStats(), []
+        for first in range(0, len(prompts), batch_size):
+            texts += generate(
+                make_denoiser(model),
+                prompts[first : first + batch_size],
+                options,
+                mask_token_id=model.config.mask_token_id,
+                new_cache=KeyValueCache,
+                stats=stats,
+            )
+        return Outcome([text.tolist() for text in texts], sum(map(len, texts)), stats)
+
+    return Side(label, lambda: run(options), lambda: run(replace(options, steps=2)))
+
+
+def harness_side(label: str, lm: LLaDALM, prompts: Sequence[str], **gen_kwargs: Any) -> Side:
+    """`generate_until` as one side of a comparison; outputs are texts."""
+
+    def run(**changes: Any) -> Outcome:
+        lm.runner.stats = DenoiserStats()
+        requests = generations(list(prompts), **gen_kwargs, **changes)
+        texts = lm.generate_until(requests, disable_tqdm=True)
+        return Outcome(texts, sum(len(lm.tok_encode(text)) for text in texts), lm.runner.stats)
+
+    return Side(label, run, lambda: run(steps=2))
