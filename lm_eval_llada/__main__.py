@@ -10,11 +10,12 @@ lm_eval --model llada --tasks "$(lm-eval-llada tasks-path)/niah/niah_tiny.yaml"
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import yaml
 from lm_eval._cli import HarnessCLI
 
 from . import preemption, prefetch_command, rope_command
+from .answers import ANSWERS_DIR
 from .checkpoints import DEFAULT_CHECKPOINT
 from .data import niah_group, tasks_path
 from .plan import command as plan_command
@@ -125,7 +127,8 @@ def run(arguments: Sequence[str]) -> None:
         if getattr(namespace, "command", None) == "run":
             preemption.watch()
         try:
-            command_line.execute(namespace)
+            with _kept_answers(getattr(namespace, "output_path", None)):
+                command_line.execute(namespace)
         finally:
             _leave_ranks()
 
@@ -161,7 +164,8 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     if namespace.model != _OUR_MODEL:
         return
     # Named, so that the harness calls the results folder after it.
-    namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **_kept(given), **model_args}
+    namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **model_args}
+    namespace.output_path = given.get("output_path")
     namespace.batch_size = given.get("batch_size", "auto")
     namespace.device = given.get("device") or "auto"
     # The harness makes the model only after its own tasks, thousands of files, have been listed.
@@ -197,14 +201,20 @@ def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
     )
 
 
-def _kept(given: dict[str, Any]) -> dict[str, str]:
-    """Where finished answers go unless model_args say otherwise: beside the results, if any."""
-    output_path = given.get("output_path")
-    if not output_path:
-        return {}
+@contextlib.contextmanager
+def _kept_answers(output_path: str | None) -> Iterator[None]:
+    """Have finished answers go beside the results, if any, unless model_args say otherwise."""
+    if not output_path or os.environ.get(ANSWERS_DIR):
+        yield
+        return
     path = Path(output_path)
     # The harness takes a name that ends in .json for a file in the folder of results.
-    return {"answers_dir": str((path.parent if path.suffix == ".json" else path) / "answers")}
+    folder = path.parent if path.suffix == ".json" else path
+    os.environ[ANSWERS_DIR] = str(folder / "answers")
+    try:
+        yield
+    finally:
+        del os.environ[ANSWERS_DIR]
 
 
 def _metadata(given: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+ANSWERS_DIR = "LM_EVAL_LLADA_ANSWERS_DIR"
+"""Environment variable by which the command line says where `answers_dir=auto` is.
+
+Not a model argument: the harness writes those into the results, as settings of the run."""
+
 Answer = str | float | tuple[str | float | bool | None, ...]
 """A text, a number, or several values; None stands for a number that is not known."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from .answers import ANSWERS_DIR
 from .cache_keys import fingerprint
 from .checkpoints import DEFAULT_CHECKPOINT
 from .errors import nearest, unknown_choice
@@ -78,8 +80,8 @@ class RequestOptions:
         seed: With a request's content, the seed of that request.
         is_check_greedy: Whether loglikelihood also says if greedy decoding gives the target; False
             saves its forward passes and reports False.
-        answers_dir: Folder where finished answers are kept, and read from by a later run; None
-            keeps none.
+        answers_dir: Folder where finished answers are kept, and read from by a later run. none
+            keeps none; auto means beside the results, where there are to be any.
 
     Raises:
         ValueError: If a value is out of range.
@@ -92,7 +94,7 @@ class RequestOptions:
     add_bos_token: bool | None = None
     seed: int = 2025
     is_check_greedy: bool = True
-    answers_dir: str | None = None
+    answers_dir: str = "auto"
 
     def __post_init__(self) -> None:  # noqa: D105
         # The harness also knows `auto:N`, which probes again N times in a run; ours adapts anyway.
@@ -107,6 +109,13 @@ class RequestOptions:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
         if self.truncation not in TRUNCATION:
             raise unknown_choice("truncation", self.truncation, TRUNCATION)
+
+    @property
+    def answers_folder(self) -> str | None:
+        """Where finished answers are kept, None for nowhere."""
+        if self.answers_dir == "auto":
+            return os.environ.get(ANSWERS_DIR)
+        return None if self.answers_dir.lower() == "none" else self.answers_dir
 
     @property
     def fixed_batch_size(self) -> int | None:

@@ -105,7 +105,7 @@ class LLaDALM(TemplateLM):
 
     @cached_property
     def _dispatcher(self) -> Dispatcher:
-        folder, store = self.arguments.requests.answers_dir, None
+        folder, store = self.arguments.requests.answers_folder, None
         if folder is not None:
             # Ranks that share each layer all keep all answers. They read the same ones: none of
             # them can finish, and save, a batch before all have come to it.
