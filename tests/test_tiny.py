@@ -178,14 +178,22 @@ def test_a_finished_run_writes_a_checkpoint_that_loads(corpus, tmp_path):
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_a_shipped_model_is_small_official_in_layout_and_says_how_it_was_made(name):
     folder = Path(resolve_checkpoint(name))
-    config = load_config(str(folder))
-    assert config.max_sequence_length == TRAIN_LENGTH
-    assert config.mask_token_id == MASK_ID
     with safe_open(folder / "model.safetensors", "pt") as file:
         names = set(file.keys())
         count = sum(file.get_tensor(key).numel() for key in names)
-    assert "model.transformer.wte.weight" in names
-    assert {f"model.transformer.blocks.{n}.q_proj.weight" for n in range(config.n_layers)} < names
+    config = json.loads((folder / "config.json").read_text())
+    if config["model_type"] == "llada":
+        assert load_config(str(folder)).mask_token_id == MASK_ID
+        num_layers, context, embedding = "n_layers", "max_sequence_length", "transformer.wte"
+        block = "model.transformer.blocks"
+    else:
+        assert config["model_type"] == "llama"
+        num_layers, embedding = "num_hidden_layers", "embed_tokens"
+        context = "max_position_embeddings"
+        block = "model.layers"
+    assert config[context] == TRAIN_LENGTH
+    assert f"model.{embedding}.weight" in names
+    assert sum(name.startswith(f"{block}.{config[num_layers] - 1}.") for name in names) == 9
     assert 1e6 < count < 4.5e6
     assert (folder / "model.safetensors").stat().st_size < 9e6
     record = json.loads((folder / "training.json").read_text())
