@@ -285,6 +285,8 @@ def test_a_value_around_a_length_is_the_mean_of_the_chunks_that_end_near_it():
     series = toy_series([1.0, 2.0, 4.0])  # ending at 128, 192 and 256
     assert series.around(256) == pytest.approx(4.0), "192 is three quarters of it, and too far"
     assert series.around(200) == pytest.approx(2.0)
+    assert series.up_to(200) == pytest.approx(1.5)
+    assert series.up_to(256) == pytest.approx(7 / 3)
     with pytest.raises(ValueError, match="no score between"):
         series.around(1000)
 
@@ -302,11 +304,12 @@ def test_figure_1_reports_and_draws_what_was_measured(tmp_path, random_checkpoin
     needles = {role: Run(role, cells, {1024: 1, 2048: 1}) for role in ("diffusion", "causal")}
     numbers = figure1.measured([steady, rising], needles, 512, 4)
     ratio = {
-        role: by_length["2048"]["times_that_at_trained_length"]
-        for role, by_length in numbers["perplexity"].items()
+        (role, measure): by_length["2048"]["times_that_at_trained_length"]
+        for role, by_measure in numbers["perplexity"].items()
+        for measure, by_length in by_measure.items()
     }
-    assert ratio["diffusion"] == pytest.approx(1)
-    assert ratio["causal"] > 2
+    assert ratio["diffusion", "around"] == ratio["diffusion", "up_to"] == pytest.approx(1)
+    assert ratio["causal", "around"] > ratio["causal", "up_to"] > 2
     assert numbers["needles"]["causal"]["2048"] == {"0": 0.0, "100": 1.0}
     text = figure1.describe(numbers)
     assert f"2,048: {5:.4g} (1.00x)" in text

@@ -99,12 +99,21 @@ class Series:
         Raises:
             ValueError: If no scored chunk ends there.
         """
-        close = [p.local.nats for p in self.points if 0.75 * length < p.length <= length]
-        if not close:
-            raise ValueError(
-                f"{self.label} has no score between {0.75 * length:g} and {length} tokens."
-            )
-        return math.fsum(close) / len(close)
+        return self._mean(0.75 * length, length)
+
+    def up_to(self, length: int) -> float:
+        """Cross entropy of all scored chunks up to a length, nats per token: LongLLaDA's measure.
+
+        Raises:
+            ValueError: If no scored chunk ends there.
+        """
+        return self._mean(0, length)
+
+    def _mean(self, start: float, end: int) -> float:
+        found = [p.local.nats for p in self.points if start < p.length <= end]
+        if not found:
+            raise ValueError(f"{self.label} has no score between {start:g} and {end} tokens.")
+        return math.fsum(found) / len(found)
 
 
 def read_curve_file(path: str | Path) -> CurveContents:
