@@ -26,7 +26,7 @@ from lm_eval_llada.report.rows import Run
 
 _SINGLE = "niah"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "os^Dv<>"
+_MARKERS = "os^Dv<>P"  # one more than colours, so that the two come together late
 _EXPLANATION = (
     "The frontier is the shallowest depth predicted to be retrieved, 1 - reach / length, a "
     "heuristic. The observed one is the depth from which a step fits the scores best. Errors are "

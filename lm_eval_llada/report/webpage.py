@@ -26,12 +26,13 @@ h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.5em;
 p { max-width: 75ch; } nav li { display: inline-block; margin-right: 1.2em; }
 nav ul { padding: 0; } a { color: #00457c; }
 .wide { overflow-x: auto; margin: 1em 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #444; padding-bottom: .4em; }
-th, td { padding: .3em .5em; border-bottom: 1px solid #ddd; text-align: left;
+td:first-child { min-width: 9em; }
+th, td { padding: .3em .4em; border-bottom: 1px solid #ddd; text-align: left;
   vertical-align: top; }
 th { border-bottom: 2px solid #555; vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; } td.number { white-space: nowrap; }
 img { max-width: 100%; height: auto; }
 figure { margin: 1.5em 0; }
 details { margin: .6em 0; border: 1px solid #ccc; border-radius: 4px; padding: .4em .8em; }
