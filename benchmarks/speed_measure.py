@@ -221,13 +221,21 @@ def scores(
 
 
 def added_peak(model: LLaDAForMaskedLM, run: Callable[[], object]) -> int:
-    """Bytes that a run adds to the resident set at its peak. Linux tells it and lets it be reset.
+    """Bytes that a run adds to the resident set at its peak.
 
     The weights are there before. A process measures once: what an allocator holds from earlier
     runs would hide a part.
     """
     with torch.inference_mode():
         model(torch.zeros(1, 8, dtype=torch.int64))  # reads the weights, loads kernels
+    return peak_growth(run)
+
+
+def peak_growth(run: Callable[[], object]) -> int:
+    """Bytes that the resident set grows by at its peak during a run, which is the first to count.
+
+    Linux tells the peak and lets it be reset.
+    """
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
     before = _status_bytes("VmRSS")
     run()

@@ -27,12 +27,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from speed_measure import peak_growth
 from torch import Tensor
 
 from lm_eval_llada import __version__
@@ -47,8 +47,6 @@ SHARES = (2, 4, 8, 8)
 LLADA_8B = LLaDAConfig()
 LINEAR_UNTIL = 1.1
 """Exponent under which growth is called linear: quadratic growth would show as 2."""
-
-_STATUS = Path("/proc/self/status")
 
 
 def build_model(width: int, layers: int) -> LLaDAForMaskedLM:
@@ -99,21 +97,12 @@ def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="sum")
 
 
-def status_bytes(key: str) -> int:
-    """A line of this process' status, such as VmRSS or its peak VmHWM, in bytes."""
-    lines = _STATUS.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
-
-
 def measure(way: str, length: int, width: int, layers: int) -> int:
     """Bytes that a step adds to the resident set at its peak; run in a process of its own."""
     model = build_model(width, layers)
     # Makes gradients and loads the kernels of the way.
     train_step(model, way, 64)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
-    before = status_bytes("VmRSS")
-    train_step(model, way, length)
-    return status_bytes("VmHWM") - before
+    return peak_growth(lambda: train_step(model, way, length))
 
 
 def measure_apart(way: str, length: int, arguments: argparse.Namespace) -> int:
