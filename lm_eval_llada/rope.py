@@ -70,6 +70,10 @@ _EXTRA_KEYS: dict[str, tuple[str, ...]] = {
 EXTRA_KEYS: tuple[str, ...] = tuple(dict.fromkeys(sum(_EXTRA_KEYS.values(), ())))
 """The same for all methods together; each is given as rope_<key>."""
 
+# The largest float32, which transformers computes frequencies in.
+_LARGEST_THETA = 3.4e38
+_LONGEST_TARGET = 10**12
+
 # The values of the YaRN paper and of Llama 3.1.
 _EXTRA_DEFAULTS: dict[str, dict[str, float]] = {
     "yarn": {"beta_fast": 32.0, "beta_slow": 1.0},
@@ -120,6 +124,10 @@ class RopeChoice:
             require_number("rope_scale", self.scale, 1, inclusive=True)
         if self.target_length is not None:
             require_whole("target_length", self.target_length, 1)
+            if self.target_length > _LONGEST_TARGET:
+                raise ValueError(
+                    f"target_length must be at most {_LONGEST_TARGET}; got {self.target_length}."
+                )
         if self.train_length is not None:
             require_whole("train_length", self.train_length, 7)
         if self.d_crit is not None:
@@ -300,6 +308,11 @@ def _resolve_base(
         )  # fmt: skip
     scale = float(math.ceil(raw)) if choice.round_scale else raw
     require_number("rope_scale * rope_theta", scale * rope_theta, 1)
+    if scale * rope_theta > _LARGEST_THETA:
+        raise ValueError(
+            f"rope_scale * rope_theta = {scale * rope_theta:.3g} exceeds {_LARGEST_THETA:.3g}, "
+            "where frequencies in float32 become 0; use a nearer target_length, or another d_crit."
+        )
     analytic = critical_dimension(rope_theta, head_dim, train_length, bidirectional=bidirectional)
     d_crit = analytic if choice.d_crit is None else choice.d_crit
     extended = reach(
@@ -345,7 +358,8 @@ def _checked_extra(
     """Return the further keys of ``rope_parameters`` with defaults, or raise a ``ValueError``."""
     allowed = _EXTRA_KEYS.get(method, ())
     if extra and not allowed:
-        raise ValueError(f"rope_method={method!r} takes no further keys; got {sorted(extra)}.")
+        given = sorted(map(str, extra))
+        raise ValueError(f"rope_method={method!r} takes no further keys; got {given}.")
     values: dict[str, Any] = dict(_EXTRA_DEFAULTS.get(method, {}))
     for key, value in extra.items():
         if key not in allowed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,8 +16,6 @@ from .modeling import LLaDAConfig
 
 # The end of a turn in LLaDA's chat format; the model's own `eos_token_id` is the end of a text.
 _END_OF_TURN = "<|eot_id|>"
-# Marks a place inside a text; no text holds a lone surrogate that a tokenizer would take.
-_CUT = "\udfff"
 
 
 class Tokenization:
@@ -42,13 +41,22 @@ class Tokenization:
             ValueError: If there is no tokenizer there, or it does not fit the model.
         """
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(None, name, revision)
+        try:
+            self.tokenizer.encode("One.")
+        except Exception as error:  # settings of a wrong type come to light only here
+            raise ValueError(
+                f"The tokenizer of {name!r} reads no text ({type(error).__name__}: {error}); look "
+                "at its tokenizer_config.json."
+            ) from error
         self.mask_token_id = checked_mask_token(self.tokenizer, config, name)
         configure_pad_token(self.tokenizer, config)
         if add_bos_token and self.tokenizer.bos_token_id is None:
             raise ValueError(f"add_bos_token=true, but the tokenizer of {name!r} has no BOS token.")
         self._add_bos_token = add_bos_token
-        self.eos_token_id = _first(config.eos_token_id, self.tokenizer.eos_token_id)
-        self.end_token_ids = self._end_token_ids(config)
+        ends = _listed_ids(config.eos_token_id) + _listed_ids(self.tokenizer.eos_token_id)
+        self.eos_token_id = ends[0] if ends else None
+        ends += _listed_ids(self.tokenizer.get_added_vocab().get(_END_OF_TURN))
+        self.end_token_ids = tuple(dict.fromkeys(ends))
         # The options of a question share their context, so the last few texts come again.
         self._encode = lru_cache(maxsize=64)(self._encode_once)
 
@@ -83,16 +91,51 @@ class Tokenization:
                 "reads; remove it from the data, or write both halves."
             )
         keyword = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        name = str(self.tokenizer.convert_ids_to_tokens(self.mask_token_id))
-        if name not in text:
-            return tuple(self.tokenizer.encode(text, **keyword))
+        ids = list(self.tokenizer.encode(text, **keyword))
+        if self.mask_token_id not in ids:
+            return tuple(ids)
         # Encoded apart, the halves of the name are ordinary text.
-        half = len(name) // 2
-        first, *others = text.replace(name, f"{name[:half]}{_CUT}{name[half:]}").split(_CUT)
-        ids = self.tokenizer.encode(first, **keyword)
-        for part in others:
-            ids += self.tokenizer.encode(part, add_special_tokens=False)
-        return tuple(ids)
+        spelt = [i for part in self._without_names(text) for i in self._plain(part)]
+        plain = self._plain(text)
+        # What the tokenizer has put in front of the text and behind it stays there.
+        num_added = len(ids) - len(plain)
+        start = next(i for i in range(num_added + 1) if ids[i : i + len(plain)] == plain)
+        return (*ids[:start], *spelt, *ids[start + len(plain) :])
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _without_names(self, text: str) -> list[str]:
+        """A text in parts none of which makes a mask token: it is cut inside of each name."""
+        parts, waiting = [], [text]
+        while waiting:
+            part = waiting.pop()
+            cuts = self._cuts(part)
+            if not cuts:
+                parts.append(part)
+            ends = zip([0, *cuts], [*cuts, len(part)], strict=True)
+            # Again, since with a token that takes the spaces around it a name can still be whole.
+            waiting += [part[start:end] for start, end in ends if cuts][::-1]
+        return parts
+
+    def _cuts(self, text: str) -> list[int]:
+        """The middle of each stretch of a text that makes a mask token."""
+        if self.mask_token_id not in self._plain(text):
+            return []
+        if self.tokenizer.is_fast:
+            # Not a search for the name: normalized, other spellings become the token as well.
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            spans = [span for token, span in pairs if token == self.mask_token_id]
+        else:
+            name = str(self.tokenizer.convert_ids_to_tokens(self.mask_token_id))
+            spans = [match.span() for match in re.finditer(re.escape(name), text)]
+        if not spans or any(end - start < 2 for start, end in spans):
+            raise ValueError(
+                f"A text holds what the tokenizer {self.tokenizer.name_or_path!r} can only read as "
+                f"a mask token, near {text[:40]!r}; remove it from the data."
+            )
+        return [(start + end) // 2 for start, end in spans]
 
     def prefix(self) -> list[int]:
         """What a text with nothing before it starts from: BOS if `add_bos_token` says so."""
@@ -168,19 +211,13 @@ class Tokenization:
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
             )
-        except jinja2.exceptions.TemplateError as error:
+        except (jinja2.exceptions.TemplateError, TypeError, ValueError) as error:
             # Differs from the harness' `hf` model, which drops the system message and goes on.
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
                 f"The chat template refuses messages with the roles {roles}: {error}"
             ) from error
         return str(prompt)
-
-    def _end_token_ids(self, config: LLaDAConfig) -> tuple[int, ...]:
-        of_config = config.eos_token_id
-        ends: list[Any] = list(of_config) if isinstance(of_config, list) else [of_config]
-        ends += [self.tokenizer.eos_token_id, self.tokenizer.get_added_vocab().get(_END_OF_TURN)]
-        return tuple(dict.fromkeys(end for end in ends if end is not None))
 
 
 def checked_mask_token(tokenizer: PreTrainedTokenizerBase, config: LLaDAConfig, name: str) -> int:
@@ -206,11 +243,9 @@ def checked_mask_token(tokenizer: PreTrainedTokenizerBase, config: LLaDAConfig, 
     )
 
 
-def _first(*candidates: Any) -> int | None:
-    """The first id that is given, the first of a list where a config names several."""
-    for candidate in candidates:
-        if isinstance(candidate, list) and candidate:
-            return int(candidate[0])
-        if candidate is not None and not isinstance(candidate, list):
-            return int(candidate)
-    return None
+def _listed_ids(given: Any) -> list[int]:
+    """End-of-text tokens as a config gives them: none, one, or a list of them."""
+    listed = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in listed):
+        raise ValueError(f"eos_token_id must be a token id or a list of them; got {given!r}.")
+    return listed[:]

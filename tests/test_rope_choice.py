@@ -285,3 +285,16 @@ def test_description_is_one_line_an_entry_for_every_method(method):
     lines = describe(_resolved(method))
     assert len(lines) >= 3
     assert all(line and "\n" not in line and "None" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"method": "ntk", "d_crit": 4.5, "target_length": 3819}, "frequencies in float32 become"),
+        ({"target_length": 10**400}, "target_length must be at most"),
+        ({"method": "ntk", "target_length": 9, "extra": {"": 1, 1: 2}}, "takes no further keys"),
+    ],
+)
+def test_numbers_that_no_rotation_can_hold_are_errors(choice, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(RopeChoice(**choice), rope_theta=1e4, head_dim=64, train_length=512)

@@ -233,5 +233,6 @@ def _load(name: str, revision: str | None) -> Any:
     folder = resolve_checkpoint(name)
     try:
         return AutoTokenizer.from_pretrained(folder, revision=revision or "main")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"No tokenizer could be loaded from {name!r}: {error}") from error
+    except Exception as error:  # damaged files raise errors of every kind there
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"No tokenizer could be loaded from {name!r} ({reason}).") from error

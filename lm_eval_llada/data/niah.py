@@ -26,7 +26,7 @@ from lm_eval_llada.data.needles import (
 )
 from lm_eval_llada.data.niah_options import DEPTHS, NiahOptions, checked_depths
 from lm_eval_llada.data.placing import Haystack, fill, insert
-from lm_eval_llada.data.settings import own_settings
+from lm_eval_llada.data.settings import generation_settings, own_settings
 
 __all__ = ["DEPTHS", "NiahOptions", "build_niah", "niah_dataset"]
 
@@ -131,7 +131,9 @@ def niah_dataset(
     samples = build(
         load_tokenizer(tokenizer, pretrained, revision),
         length=length,
-        gen_length=_output_length({**(generation_kwargs or {}), **(gen_kwargs or {})}),
+        gen_length=_output_length(
+            generation_settings(generation_kwargs=generation_kwargs, gen_kwargs=gen_kwargs)
+        ),
         seed=data_seed,
         **options,
     )

@@ -121,6 +121,8 @@ def perplexity_dataset(
 
     if lengths is None:
         raise ValueError("metadata of a perplexity task must give lengths, in tokens; it has none.")
+    if not isinstance(lengths, list | tuple):
+        raise ValueError(f"lengths must be a list of whole numbers; got {lengths!r}.")
     samples = build_perplexity(
         load_tokenizer(tokenizer, pretrained, revision),
         lengths=tuple(lengths),

@@ -287,6 +287,8 @@ def _singular(text: str) -> str:
 def _require_fields(
     where: str, template: str, *, required: Sequence[str], optional: Sequence[str]
 ) -> None:
+    if not isinstance(template, str):
+        raise ValueError(f"{where} must be a text; got {template!r}.")
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:

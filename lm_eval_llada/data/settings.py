@@ -35,6 +35,23 @@ def own_settings(settings: Mapping[str, Any], names: Iterable[str], what: str) -
     return {name: value for name, value in settings.items() if name in known and value is not None}
 
 
+def generation_settings(**given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return generation settings of several origins as one, a later one winning.
+
+    Args:
+        **given: Under the name of their origin, for the message; None stands for none.
+
+    Raises:
+        ValueError: If one of them is no mapping.
+    """
+    merged: dict[str, Any] = {}
+    for origin, settings in given.items():
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ValueError(f"{origin} must be names with values; got {settings!r}.")
+        merged |= settings or {}
+    return merged
+
+
 def changed(defaults: _Defaults, settings: Mapping[str, Any] | None, task: str) -> _Defaults:
     """Return a dataclass of defaults with some of its fields changed.
 

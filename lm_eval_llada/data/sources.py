@@ -55,7 +55,7 @@ def find_file(
     """
     if data_dir is None:
         return _from_hub(source)
-    folder = Path(data_dir).expanduser()
+    folder = folder_of(data_dir)
     places = (folder / source.folder, folder)
     for place in places:
         if (place / source.name).is_file():
@@ -70,21 +70,33 @@ def find_file(
     )
 
 
+def folder_of(data_dir: str | Path) -> Path:
+    """Return the folder that a `data_dir` names, `~` expanded.
+
+    Raises:
+        ValueError: If it is no text or no folder can have that name.
+    """
+    try:
+        return Path(data_dir).expanduser()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"data_dir must be a folder; got {data_dir!r} ({error}).") from error
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file with one JSON object a line; empty lines are passed over.
 
     Raises:
-        ValueError: If a line is not a JSON object; the message names file and line.
+        ValueError: If a line is not a JSON object in UTF-8; the message names file and line.
     """
     rows = []
     # Not splitlines(), which also breaks at separators that may stand inside a JSON string.
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}.")

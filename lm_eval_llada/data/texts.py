@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.data.documents import heldout_text
-from lm_eval_llada.data.sources import Source, find_file
+from lm_eval_llada.data.sources import Source, find_file, folder_of
 from lm_eval_llada.errors import nearest, require_whole
 
 _FOLDER = "ppl"
@@ -104,6 +104,8 @@ def read_documents(text: str, data_dir: str | Path | None = None) -> list[Docume
         FileNotFoundError: If a corpus is neither there nor to be had from the hub.
         OSError: If a file cannot be read.
     """
+    if not isinstance(text, str | Path):
+        raise ValueError(f"text must be {', '.join(TEXTS)}, or a path; got {text!r}.")
     if text == "heldout":
         return [Document("heldout", heldout_text())]
     if text in _CORPORA:
@@ -195,7 +197,7 @@ def long_texts(
 
 def _read_corpus(name: str, data_dir: str | Path | None) -> list[Document]:
     corpus = _CORPORA[name]
-    files = [] if data_dir is None else _local_files(name, Path(data_dir).expanduser())
+    files = [] if data_dir is None else _local_files(name, folder_of(data_dir))
     if files:
         return [_read_file(file) for file in files]
     try:

@@ -263,6 +263,8 @@ def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, Re
 
 def _merged_rope(rope_theta: Any, parameters: dict[str, Any] | None) -> dict[str, Any]:
     """One description of the rotation from the top-level base and `rope_parameters`."""
+    if not isinstance(parameters, dict | None):
+        raise ValueError(f"rope_parameters must be names with values; got {parameters!r}.")
     merged = dict(parameters or {})
     inner = merged.get("rope_theta")
     if rope_theta is not None and inner is not None and rope_theta != inner:

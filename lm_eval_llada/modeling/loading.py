@@ -136,8 +136,15 @@ def check_weights(folder: str | os.PathLike[str], config: LLaDAConfig) -> None:
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     for file in _weight_files(Path(folder)):
         found |= _read_header(file)
-    with torch.device("meta"):
-        model = LLaDAForMaskedLM(config)
+    try:
+        with torch.device("meta"):
+            model = LLaDAForMaskedLM(config)
+    except RuntimeError as error:
+        # torch counts the bytes of a tensor in 64 bits.
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder}: no model has the sizes of its config.json: {reason}"
+        ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
@@ -186,7 +193,7 @@ def _read_config(folder: Path) -> LLaDAConfig:
         )
     try:
         return LLaDAConfig(**values)
-    except ValueError as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -211,9 +218,20 @@ def _weight_files(folder: Path) -> list[Path]:
         if not single.is_file():
             raise ValueError(f"{folder} has neither {single.name} nor {index.name}.")
         return [single]
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index} has no weight_map.")
+    content = _read_json(index)
+    weight_map = content.get("weight_map")
+    # transformers asks for the metadata, too.
+    if not isinstance(weight_map, dict) or not isinstance(content.get("metadata"), dict):
+        raise ValueError(f"{index} has no weight_map or no metadata; copy or download it again.")
+    elsewhere = {
+        repr(name)
+        for name in weight_map.values()
+        if not isinstance(name, str) or Path(name).name != name
+    }
+    if elsewhere:
+        raise ValueError(
+            f"{index} names what is no file of its folder: {_listed(sorted(elsewhere))}."
+        )
     files = sorted({folder / name for name in weight_map.values()})
     absent = [file.name for file in files if not file.is_file()]
     if single.is_file():

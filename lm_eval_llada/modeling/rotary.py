@@ -104,10 +104,18 @@ class LLaDARotaryEmbedding(nn.Module):
             with torch.device("cpu"):
                 inv_freq = compute(self._config.rope_theta, self._config.head_dim)
         else:
-            with torch.device("cpu"):
-                inv_freq, factor = ROPE_INIT_FUNCTIONS[self.rope_type](
-                    self._config, torch.device("cpu"), seq_len=seq_length
-                )
+            try:
+                with torch.device("cpu"):
+                    inv_freq, factor = ROPE_INIT_FUNCTIONS[self.rope_type](
+                        self._config, torch.device("cpu"), seq_len=seq_length
+                    )
+            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                # transformers only warns of keys that are missing, and then reads them.
+                reason = f"{type(error).__name__}: {error}"
+                raise ValueError(
+                    f"rope_parameters={self._config.rope_parameters!r} describe no rotation "
+                    f"({reason})."
+                ) from error
         return tuple(inv_freq.tolist()), float(factor)
 
     def _new_tables(

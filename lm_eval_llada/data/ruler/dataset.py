@@ -16,7 +16,7 @@ from lm_eval_llada.data.ruler.options import (
     RulerOptions,
     kind_of,
 )
-from lm_eval_llada.data.settings import own_settings
+from lm_eval_llada.data.settings import generation_settings, own_settings
 
 
 def build_ruler(
@@ -131,7 +131,7 @@ def ruler_dataset(
             "metadata of a RULER task must give ruler_task and length (tokens); got "
             f"ruler_task={ruler_task!r}, length={length!r}."
         )
-    generation = {**(generation_kwargs or {}), **(gen_kwargs or {})}
+    generation = generation_settings(generation_kwargs=generation_kwargs, gen_kwargs=gen_kwargs)
     try:
         samples = build_ruler(
             load_tokenizer(tokenizer, pretrained, revision),
