@@ -9,7 +9,7 @@ Writes figure1.png, figure1.svg and figure1.json, and says in numbers what was m
 
 Single chunks of 64 tokens differ by what they say. So the perplexity around a length is the
 geometric mean over the scored chunks that end in the last quarter before it. Beside it stands that
-of all scored chunks up to the length, the measure of LongLLaDA's figure, which is slower to show
+of all text up to the length, the measure of LongLLaDA's figure, which is slower to show
 where flatness ends.
 """
 

@@ -285,8 +285,10 @@ def test_a_value_around_a_length_is_the_mean_of_the_chunks_that_end_near_it():
     series = toy_series([1.0, 2.0, 4.0])  # ending at 128, 192 and 256
     assert series.around(256) == pytest.approx(4.0), "192 is three quarters of it, and too far"
     assert series.around(200) == pytest.approx(2.0)
-    assert series.up_to(200) == pytest.approx(1.5)
+    assert series.up_to(200) == series.points[1].cumulative.nats == pytest.approx(1.5)
     assert series.up_to(256) == pytest.approx(7 / 3)
+    with pytest.raises(ValueError, match="up to 100 tokens"):
+        series.up_to(100)
     with pytest.raises(ValueError, match="no score between"):
         series.around(1000)
 

@@ -99,21 +99,25 @@ class Series:
         Raises:
             ValueError: If no scored chunk ends there.
         """
-        return self._mean(0.75 * length, length)
+        close = [p.local.nats for p in self.points if 0.75 * length < p.length <= length]
+        if not close:
+            raise ValueError(
+                f"{self.label} has no score between {0.75 * length:g} and {length} tokens."
+            )
+        return math.fsum(close) / len(close)
 
     def up_to(self, length: int) -> float:
-        """Cross entropy of all scored chunks up to a length, nats per token: LongLLaDA's measure.
+        """Cross entropy of all text up to a length, nats per token: LongLLaDA's measure.
+
+        It is the cumulative value of the last point there; see `curve_points`.
 
         Raises:
             ValueError: If no scored chunk ends there.
         """
-        return self._mean(0, length)
-
-    def _mean(self, start: float, end: int) -> float:
-        found = [p.local.nats for p in self.points if start < p.length <= end]
-        if not found:
-            raise ValueError(f"{self.label} has no score between {start:g} and {end} tokens.")
-        return math.fsum(found) / len(found)
+        values = [p.cumulative for p in self.points if p.length <= length and p.cumulative]
+        if not values:
+            raise ValueError(f"{self.label} has no score of all text up to {length} tokens.")
+        return values[-1].nats
 
 
 def read_curve_file(path: str | Path) -> CurveContents:
