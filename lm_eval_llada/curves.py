@@ -180,6 +180,12 @@ def run_curve(run: CurveRun, say: Callable[[str], None], *, is_bar_shown: bool =
         num_tokens=run.options.context,
         num_documents=run.num_documents,
     )
+    for text in texts:
+        if subject.mask_token_id in text.ids[: run.options.context]:
+            raise ValueError(
+                f"{text.document.name} holds the name of the mask token, which would be read as a "
+                "gap; take it out of the text."
+            )
     file = CurveFile(run.output, _settings(run, subject, texts))
     chunks = {text.document.name: make_chunks(text, run.options) for text in texts}
     todo = _remaining(chunks.values(), run.options.estimators, file.done)
@@ -231,6 +237,7 @@ class _Subject:
     location: str
     add_bos_token: bool | None
     load: Callable[[], Scorer] = field(repr=False)
+    mask_token_id: int | None = None
 
 
 def _open_subject(run: CurveRun) -> _Subject:
@@ -264,6 +271,7 @@ def _open_llada(run: CurveRun) -> _Subject:
         checkpoint.location,
         arguments.requests.add_bos_token,
         load,
+        checkpoint.text.mask_token_id,
     )
 
 

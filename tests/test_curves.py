@@ -20,7 +20,7 @@ from lm_eval_llada import curve_scores
 from lm_eval_llada.batching import Batcher
 from lm_eval_llada.curve_files import CurveFile
 from lm_eval_llada.curve_scores import CausalScorer, Chunk, DiffusionScorer, expected_seconds
-from lm_eval_llada.curves import CurveOptions, CurveRun, make_chunks
+from lm_eval_llada.curves import CurveOptions, CurveRun, make_chunks, run_curve
 from lm_eval_llada.device_memory import DeviceMemory
 from lm_eval_llada.duel import duel_log_likelihoods
 from lm_eval_llada.mask_plans import Estimate
@@ -340,3 +340,18 @@ def test_a_file_of_something_else_is_never_written_to(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n')
     with pytest.raises(ValueError, match="it is another file"):
         CurveFile(tmp_path / "a.jsonl", SETTINGS)
+
+
+def test_a_text_with_the_name_of_the_mask_token_is_refused(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("word " * 400 + "<|mdm_mask|>" + " word" * 400, encoding="utf-8")
+    run = CurveRun(
+        model="llada",
+        model_args={"pretrained": "tiny-llada"},
+        text=str(path),
+        options=CurveOptions(1024),
+        output=tmp_path / "curve.jsonl",
+    )
+    with pytest.raises(ValueError, match="text holds the name of the mask token"):
+        run_curve(run, print)
+    assert not run.output.exists()
