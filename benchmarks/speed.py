@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                          # all cases, 20 to 25 minutes on two cores
     python benchmarks/speed.py --only generation_p early_end
-    python benchmarks/speed.py --table                  # what the last complete run found
+    python benchmarks/speed.py --table                  # what has been found
 
 Both sides of a case run in this process on the same weights, in turns, after a warm-up, in float32
 on the CPU; time is the median of the repeats, the spread slowest less fastest as a share of it. The
@@ -20,8 +20,8 @@ read. Each side has a fresh process for it, which runs fewer passes of the same 
 Linux. What limits the benchmark: other work on the machine, and that a small model spends a larger
 share of its time outside of matrix products than LLaDA-8B does.
 
-The tables come first, then a line of JSON about the run and one for each case. Complete runs write
-these to the file, runs with --only, --quick or --clock cpu do not.
+The tables come first, then a line of JSON for each case, with what it was measured with. A line
+goes into the file as soon as its case is done, in the place of an older one; --quick writes none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,26 +99,41 @@ def work_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table(["case", *columns, "share", "work"], lines)
 
 
-def print_tables(lines: Sequence[dict[str, Any]]) -> None:
-    """Print both tables, then each line as JSON."""
-    for shown in (time_table(lines[1:]), work_table(lines[1:])):
+def print_tables(rows: Sequence[dict[str, Any]]) -> None:
+    """Print both tables, then each row as JSON."""
+    for shown in (time_table(rows), work_table(rows)):
         right = [shown.is_numeric(column) for column in range(len(shown.header))]
         print(f"{aligned(shown.header, shown.rows, right)}\n")
-    print("\n".join(map(json.dumps, lines)))
+    print("\n".join(map(json.dumps, rows)))
 
 
-def run_cases(names: Sequence[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure cases one by one: a line about the run, then one for each case."""
-    head = {name: getattr(arguments, name) for name in _RECORDED}
-    lines = [{**head, "dtype": "float32", "machine": machine(), "commit": package_commit()}]
+def run_cases(names: Sequence[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure cases one by one; each row says what it was measured with."""
+    settings = {name: getattr(arguments, name) for name in _RECORDED}
+    run = {**settings, "dtype": "float32", "machine": machine(), "commit": package_commit()}
     peaks = measure_peaks(names, arguments)
     stopwatch = Stopwatch(arguments.repeats, arguments.patience, CLOCKS[arguments.clock])
     for name in names:
         case = CASES[name](name, _scale(arguments))
         timings = stopwatch.time(case.baseline, case.ours)
-        lines.append(make_row(case, timings, peaks[name]))
-        print(*_time_cells(lines[-1]), sep="  ", file=sys.stderr, flush=True)
-    return lines
+        row = {**make_row(case, timings, peaks[name]), "run": run}
+        print(*_time_cells(row), sep="  ", file=sys.stderr, flush=True)
+        yield row
+
+
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a file of results by the name of their case; none where it is not there."""
+    if not path.is_file():
+        return {}
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["name"]: row for row in rows}
+
+
+def write_rows(path: Path, rows: Mapping[str, dict[str, Any]]) -> None:
+    """Write rows in the order of the cases."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{json.dumps(rows[name])}\n" for name in CASES if name in rows)
+    path.write_text(text, encoding="utf-8")
 
 
 def measure_peaks(names: Sequence[str], arguments: argparse.Namespace) -> dict[str, list[int]]:
@@ -180,16 +195,18 @@ def main() -> None:
     if arguments.peak_of:
         print_peak(arguments.peak_of, arguments.side, _scale(arguments))
         return
+    rows = read_rows(arguments.output)
     if arguments.table:
-        text = arguments.output.read_text(encoding="utf-8")
-        print_tables([json.loads(line) for line in text.splitlines()])
+        print_tables(list(rows.values()))
         return
-    lines = run_cases(arguments.only or list(CASES), arguments)
-    print_tables(lines)
-    if not arguments.only and not arguments.quick and arguments.clock == "wall":
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        arguments.output.write_text(text, encoding="utf-8")
+    measured = []
+    for row in run_cases(arguments.only or list(CASES), arguments):
+        measured.append(row)
+        if not arguments.quick:
+            # At once, beside those of earlier runs: a case takes minutes.
+            rows[row["name"]] = row
+            write_rows(arguments.output, rows)
+    print_tables(measured)
 
 
 if __name__ == "__main__":

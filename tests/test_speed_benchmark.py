@@ -160,17 +160,25 @@ def test_both_tables_have_a_line_for_every_case():
     assert len(speed.time_table(rows).rows) == len(speed.work_table(rows).rows) == 4
 
 
-def test_a_trial_writes_no_results(monkeypatch, tmp_path, capsys):
-    lines = [{"machine": "here"}, row(case())]
+def test_results_are_written_case_by_case_and_a_trial_writes_none(monkeypatch, tmp_path, capsys):
+    first, second = list(speed.CASES)[:2]
     output = tmp_path / "new" / "speed.jsonl"
-    monkeypatch.setattr(speed, "run_cases", lambda names, arguments: lines)
+
+    def measured(*values: dict[str, Any]) -> list[dict[str, Any]]:
+        monkeypatch.setattr(speed, "run_cases", lambda names, arguments: iter(values))
+        speed.main()
+        text = output.read_text() if output.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    one, other = ({**row(case()), "name": name} for name in (first, second))
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--output", str(output)])
-    speed.main()
-    assert not output.exists()
+    assert measured(one) == []
     monkeypatch.setattr(sys, "argv", ["speed.py", "--output", str(output)])
-    speed.main()
-    assert [json.loads(line) for line in output.read_text().splitlines()] == lines
-    assert capsys.readouterr().out.count("3.00x") == 2
+    assert measured(other) == [other]
+    assert measured(one) == [one, other]
+    again = {**one, "what": "measured again"}
+    assert measured(again) == [again, other]
+    assert capsys.readouterr().out.count("3.00x") == 4
 
 
 def test_an_unknown_case_is_an_error_that_names_those_there_are(monkeypatch):
