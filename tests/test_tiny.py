@@ -16,6 +16,7 @@ from lm_eval_llada.data.documents import heldout_text, noise_sentences
 from lm_eval_llada.data.niah import NiahOptions
 from lm_eval_llada.data.words import EVALUATION_WORDS
 from lm_eval_llada.modeling import load_config
+from lm_eval_llada.rope import ntk_scale
 from lm_eval_llada.tiny.corpus import MASK_ID, SPECIAL_TOKENS, read_corpus, train_tokenizer
 from lm_eval_llada.tiny.curriculum import FINAL_STAGE, STAGES, collate, draw_batch
 from lm_eval_llada.tiny.samples import SampleMaker
@@ -191,14 +192,29 @@ def test_a_shipped_model_is_small_official_in_layout_and_says_how_it_was_made(na
         num_layers, embedding = "num_hidden_layers", "embed_tokens"
         context = "max_position_embeddings"
         block = "model.layers"
-    assert config[context] == TRAIN_LENGTH
+    assert config[context] == (4096 if name == "tiny-ultra" else TRAIN_LENGTH)
     assert f"model.{embedding}.weight" in names
     assert sum(name.startswith(f"{block}.{config[num_layers] - 1}.") for name in names) == 9
     assert 1e6 < count < 4.5e6
     assert (folder / "model.safetensors").stat().st_size < 9e6
-    record = json.loads((folder / "training.json").read_text())
+    assert not (folder / "state.pt").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in TINY_MODELS if name != "tiny-ultra"])
+def test_a_model_of_the_recipe_says_how_it_was_trained(name):
+    record = json.loads((Path(resolve_checkpoint(name)) / "training.json").read_text())
     assert re.fullmatch(r"[0-9a-f]{64}", record["corpus_sha256"])
     assert record["python_version"]
     assert max(stage["length"] for stage in record["stages"]) == TRAIN_LENGTH
     assert record["options"]["seed"] != NiahOptions(length=512, gen_length=8).seed
-    assert not (folder / "state.pt").exists()
+
+
+def test_tiny_ultra_says_how_it_was_extended_and_needs_no_rope_argument():
+    record = json.loads((Path(resolve_checkpoint("tiny-ultra")) / "posttrain.json").read_text())
+    assert record["options"]["pretrained"] == "tiny-llada"
+    assert record["options"]["rope"]["target_length"] == 4096
+    assert record["log"][-1]["step"] == record["options"]["training"]["max_steps"]
+    config = load_config("tiny-ultra")
+    scale = ntk_scale(1e4, 64, TRAIN_LENGTH, 4096, bidirectional=True)
+    assert config.rope_theta == pytest.approx(scale * 1e4)
+    assert config.train_length == 4096
