@@ -70,10 +70,8 @@ _EXTRA_KEYS: dict[str, tuple[str, ...]] = {
 EXTRA_KEYS: tuple[str, ...] = tuple(dict.fromkeys(sum(_EXTRA_KEYS.values(), ())))
 """The same for all methods together; each is given as rope_<key>."""
 
-# The largest float32, which transformers computes frequencies in.
-_LARGEST_THETA = 3.4e38
+_LARGEST_THETA = 3.4e38  # float32, which transformers computes frequencies in
 _LONGEST_TARGET = 10**12
-
 # The values of the YaRN paper and of Llama 3.1.
 _EXTRA_DEFAULTS: dict[str, dict[str, float]] = {
     "yarn": {"beta_fast": 32.0, "beta_slow": 1.0},
