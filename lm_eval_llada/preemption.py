@@ -1,7 +1,12 @@
-"""SIGTERM, by which schedulers announce that they will take a machine away, ends a run cleanly."""
+"""SIGTERM, by which schedulers announce that they will take a machine away, ends a run cleanly.
+
+Processes that a run forks, such as those in which the harness bootstraps its standard errors, end on
+SIGTERM as if nobody watched: whoever waits for them after telling them to stop would wait for ever.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -18,6 +23,27 @@ class Preempted(Exception):
 def watch() -> None:
     """From now on have SIGTERM noted instead of ending the process; for the main thread."""
     signal.signal(signal.SIGTERM, _note)
+
+
+def _hold() -> None:
+    """Keep SIGTERM pending while a process forks: its child would note it, and go on."""
+    if signal.getsignal(signal.SIGTERM) is _note:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _release() -> None:
+    if signal.getsignal(signal.SIGTERM) is _note:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+def _release_child() -> None:
+    if signal.getsignal(signal.SIGTERM) is _note:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_child)
 
 
 def was_told() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -138,8 +139,8 @@ def test_a_run_that_was_half_done_computes_the_other_half_only(sampled, expected
     ],
     ids=lambda change: ",".join(f"{name}={value}" for name, value in change.items()),
 )
-def test_another_setting_never_takes_an_old_answer(sampled, whole, change) -> None:
-    old, new = sampled(), sampled(**change)
+def test_another_setting_never_takes_an_old_answer(sampled, whole, tmp_path, change) -> None:
+    old, new = sampled(answers_dir=str(tmp_path)), sampled(answers_dir=str(tmp_path), **change)
     assert old._owner != new._owner
     prompt = generations(PROMPTS)[0]
     jobs = [lm._generation_job(prompt, _no_seeds(lm)) for lm in (old, new)]
@@ -306,6 +307,25 @@ def test_sigterm_ends_a_run_after_the_batch_and_the_next_goes_on(
     rest = sampled(answers_dir=str(tmp_path))
     assert rest.generate_until(generations(PROMPTS)) == expected["texts"]
     assert work(finished(rest))[0] == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_process_ends_on_sigterm_while_its_parent_notes_it(monkeypatch) -> None:
+    # Workers of the harness' bootstrap inherited the handler, noted the signal by which their pool
+    # ends them, and waited on, and the run with them.
+    monkeypatch.setattr(preemption, "_told", False)
+    before = signal.getsignal(signal.SIGTERM)
+    preemption.watch()
+    try:
+        waiting = multiprocessing.get_context("fork").Process(target=signal.pause)
+        waiting.start()
+        waiting.terminate()
+        waiting.join(30)
+        assert waiting.exitcode == -signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.was_told()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_two_runs_at_once_on_one_folder_are_refused(sampled, folder) -> None:
