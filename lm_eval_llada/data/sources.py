@@ -89,19 +89,37 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         ValueError: If a line is not a JSON object in UTF-8; the message names file and line.
     """
     rows = []
+    for place, line in numbered_lines(path):
+        row = parse_json_line(place, line)
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: expected an object, got {line[:40]!r}.")
+        rows.append(row)
+    return rows
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield each line of a file with its place, for messages; empty lines are passed over."""
     # Not splitlines(), which also breaks at separators that may stand inside a JSON string.
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}.")
-            rows.append(row)
-    return rows
+            if line.strip():
+                yield f"{path}, line {number}", line
+
+
+def parse_json_line(place: str, line: bytes) -> Any:
+    """Return what a line holds.
+
+    Args:
+        place: Of the line, for the message.
+        line: As `numbered_lines` gives it.
+
+    Raises:
+        ValueError: If the line is not JSON in UTF-8.
+    """
+    try:
+        return json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON ({error}).") from error
 
 
 def _json_files(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,6 @@ place in the stream and all that is needed to go on from it.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_eval_llada.data.sources import Source
+from lm_eval_llada.data.sources import Source, numbered_lines, parse_json_line
 from lm_eval_llada.data.texts import TEXTS, read_documents
 from lm_eval_llada.errors import nearest, require_whole
 
@@ -204,17 +203,12 @@ def read_json_texts(path: Path, text_field: str) -> Iterator[Callable[[], str]]:
         ValueError: by the functions, if a line is not a JSON object with a text in that field;
             the message names file and line.
     """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield partial(_text_of_line, line, f"{path}, line {number}", text_field)
+    for place, line in numbered_lines(path):
+        yield partial(_text_of_line, place, line, text_field)
 
 
-def _text_of_line(line: bytes, place: str, text_field: str) -> str:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place}: not JSON ({error}).") from error
+def _text_of_line(place: str, line: bytes, text_field: str) -> str:
+    row = parse_json_line(place, line)
     text = row.get(text_field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
