@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .arguments import SAMPLING_NAMES, ModelArguments, parse_model_args, shared_
 from .batching import Batcher
 from .cache_keys import fingerprint
 from .checkpoints import resolve_checkpoint
+from .cost import activation_bytes
 from .curve_files import CurveFile
 from .curve_scores import (
     CAUSAL_ESTIMATOR,
@@ -29,7 +31,7 @@ from .curve_scores import (
 )
 from .data.counting import load_tokenizer
 from .data.texts import TokenText, long_texts, read_documents, tokenize
-from .device_memory import DeviceMemory, sequence_bytes
+from .device_memory import DeviceMemory
 from .distributed import choose_device
 from .errors import require_whole, unknown_choice
 from .modeling import make_denoiser
@@ -254,7 +256,7 @@ def _open_llada(run: CurveRun) -> _Subject:
     def load() -> Scorer:
         runner = load_runner(arguments, checkpoint, device)
         model = runner.model
-        bytes_of = sequence_bytes(checkpoint.config, model.dtype.itemsize)
+        bytes_of = partial(activation_bytes, checkpoint.config, itemsize=model.dtype.itemsize)
         return DiffusionScorer(
             make_denoiser(model),
             runner.text.mask_token_id,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from .modeling import LLaDAConfig
 from .provenance import peak_memory_bytes
 
 
@@ -77,21 +76,3 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     message = str(error)
     return "not enough memory" in message or "can't allocate memory" in message
-
-
-def sequence_bytes(config: LLaDAConfig, itemsize: int) -> Callable[[int, int], int]:
-    """An estimate of the memory that one sequence takes in a forward pass, in bytes.
-
-    Counts a layer's activations, since those of earlier layers are freed, and the logits in the
-    model's dtype and three times in fp32 (logits, their softmax, work space).
-
-    Args:
-        config: For the widths of the layers and the size of the vocabulary.
-        itemsize: Bytes of a number of the model.
-
-    Returns:
-        A function of the sequence's length and the number of rows whose logits are computed.
-    """
-    per_token = itemsize * (8 * config.d_model + 3 * config.mlp_hidden_size)
-    per_row = config.embedding_size * (itemsize + 3 * 4)
-    return lambda length, num_rows: length * per_token + num_rows * per_row

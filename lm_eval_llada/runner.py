@@ -15,8 +15,9 @@ from torch import Tensor
 from .arguments import ModelArguments
 from .batching import Batcher, Progress, shortest_first
 from .checkpoints import resolve_checkpoint
+from .cost import activation_bytes
 from .denoising import DenoiserStats
-from .device_memory import DeviceMemory, sequence_bytes
+from .device_memory import DeviceMemory
 from .distributed import own_gpu_memory
 from .likelihood import (
     Estimate,
@@ -187,7 +188,7 @@ class Runner:
             self.batch_size,
             self.max_batch_size,
             self.memory,
-            sequence_bytes(self.config, self.model.dtype.itemsize),
+            partial(activation_bytes, self.config, itemsize=self.model.dtype.itemsize),
         )
 
     def texts(
