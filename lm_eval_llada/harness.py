@@ -101,7 +101,10 @@ class LLaDALM(TemplateLM):
 
     @cached_property
     def _jobs(self) -> JobMaker:
-        return JobMaker(self._owner, self.arguments, self._checkpoint.config, self.max_length)
+        # The digest reads all weights; keys that are not kept need not say whose they are.
+        is_kept = self.arguments.requests.answers_folder is not None
+        owner = self._owner if is_kept else ""
+        return JobMaker(owner, self.arguments, self._checkpoint.config, self.max_length)
 
     @cached_property
     def _dispatcher(self) -> Dispatcher:
