@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import preemption
@@ -92,29 +92,37 @@ class Dispatcher:
             [job.key for job in jobs],
             groups=[job.group for job in jobs],
         )
-        known = {} if self._store is None else {job.key: self._store.get(job.key) for job in own}
-        answers: list[Any] = [known.get(job.key) for job in own]
-        waiting = [i for i, answer in enumerate(answers) if answer is None]
-        num_known = len(own) - len(waiting)
-        if num_known and self._store is not None:
-            self.num_from_disk += num_known
+        answers = self._known(own)
+        for batch in self._run(kind, [job for job in own if job.key not in answers]):
+            answers.update((job.key, answer) for job, answer in batch)
+        return give_back([answers[job.key] for job in own])
+
+    def _known(self, jobs: Sequence[Job]) -> dict[str, Answer]:
+        """The answers that are on disk, by key."""
+        if self._store is None:
+            return {}
+        stored = {job.key: self._store.get(job.key) for job in jobs}
+        known = {key: answer for key, answer in stored.items() if answer is not None}
+        if known:
+            self.num_from_disk += len(known)
             _logger.warning(
                 "%d of %d requests were answered by an earlier run (%s).",
-                *(num_known, len(own), self._store.folder),
+                *(len(known), len(jobs), self._store.folder),
             )
-        if waiting:
-            items = [
-                dataclasses.replace(own[i].item, index=place) for place, i in enumerate(waiting)
-            ]
-            with self._new_progress(kind, len(items)) as progress:
-                for batch in self._runs[kind](items, progress):
-                    finished = [(own[waiting[place]], answer) for place, answer in batch]
-                    self._save(kind, finished)
-                    for place, answer in batch:
-                        answers[waiting[place]] = answer
-                    preemption.check()
-            self.seconds += progress.seconds
-        return give_back(answers)
+        return known
+
+    def _run(self, kind: str, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, Answer]]]:
+        """Run jobs; yields them with their answers, batch by batch, each saved before the next."""
+        if not jobs:
+            return
+        items = [dataclasses.replace(job.item, index=place) for place, job in enumerate(jobs)]
+        with self._new_progress(kind, len(items)) as progress:
+            for batch in self._runs[kind](items, progress):
+                finished = [(jobs[place], answer) for place, answer in batch]
+                self._save(kind, finished)
+                yield finished
+                preemption.check()
+        self.seconds += progress.seconds
 
     def _save(self, kind: str, finished: Sequence[tuple[Job, Answer]]) -> None:
         if self._store is not None:
