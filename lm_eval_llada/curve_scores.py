@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from .batching import Batcher
+from .denoising import Denoiser, DenoiserStats
 from .diffusion import (
     NOT_FINITE,
-    Denoiser,
-    DenoiserStats,
     Predictor,
     mask_probabilities,
 )

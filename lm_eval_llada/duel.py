@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .denoising import Denoiser, DenoiserStats
 from .diffusion import (
     NOT_FINITE,
-    Denoiser,
-    DenoiserStats,
     Predictor,
     choose_tokens,
     forbid,

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .denoising import Denoiser, DenoiserStats
 from .diffusion import (
-    Denoiser,
-    DenoiserStats,
     Predictor,
     check_seeds,
     token_ids,

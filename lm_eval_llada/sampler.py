@@ -194,10 +194,9 @@ class _Decoder:
         num_steps = end - start if self.options.is_parallel else len(counts)
         cache: DenoiserCache | None = None
         for step in range(num_steps):
+            masked = [text.masked_positions(start, end) for text in active]
             unfinished = [
-                i
-                for i, text in enumerate(active)
-                if not text.has_ended and len(text.masked_positions(start, end))
+                i for i, text in enumerate(active) if not text.has_ended and len(masked[i])
             ]
             if not unfinished:
                 return
@@ -205,31 +204,31 @@ class _Decoder:
                 if cache is not None:
                     self.predictor.keep(cache, unfinished, len(active))
                 active = [active[i] for i in unfinished]
+                masked = [masked[i] for i in unfinished]
             if self.new_cache is not None and step % (self.options.refresh_every or end) == 0:
                 cache = self.new_cache()
             count = None if self.options.is_parallel else counts[step]
-            self._step(active, start, end, count, cache)
+            window_end = end if self.options.cache == "dual" else self.options.gen_length
+            windows = None
+            if cache is not None and cache.is_filled:
+                windows = [text.window(start, window_end) for text in active]
+            self._step(active, masked, count, cache, windows)
 
     def _step(
         self,
         texts: Sequence[_Text],
-        start: int,
-        end: int,
+        positions: list[Tensor],
         count: int | None,
         cache: DenoiserCache | None,
+        windows: list[range] | None,
     ) -> None:
-        """Reveals tokens of a block by one pass; without a count, as many as are sure."""
-        positions = [text.masked_positions(start, end) for text in texts]
+        """Reveals tokens at some of these positions by one pass; without a count, all sure ones."""
         if count is not None and self.options.remasking == "random":
             # The draw does not look at the logits, so only those of the drawn positions are
             # needed. Differs from generate.py, which draws after the pass: same distribution.
             positions = [
                 _draw(masked, count, text) for text, masked in zip(texts, positions, strict=True)
             ]
-        windows = None
-        if cache is not None and cache.is_filled:
-            window_end = end if self.options.cache == "dual" else self.options.gen_length
-            windows = [text.window(start, window_end) for text in texts]
         logits = self.predictor.logits(
             [text.tokens for text in texts],
             positions,

@@ -106,13 +106,6 @@ class SamplingOptions:
         return self.temperature > 0 or self.remasking == "random"
 
     @property
-    def num_steps(self) -> int:
-        """Forward passes of a text, at most."""
-        if self.is_parallel:
-            return self.gen_length
-        return sum(len(counts) for _, _, counts in block_schedule(self))
-
-    @property
     def approximations(self) -> list[str]:
         """Settings that make texts differ from those of the plain loop, as `name=value`."""
         settings = {

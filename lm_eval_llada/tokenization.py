@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jinja2
@@ -183,10 +183,13 @@ class Tokenization:
     def _ends(self, until: Sequence[str], ignore_eos: bool) -> set[int]:
         """Tokens that end a text. Decoding drops special ones, so it is too late for them after."""
         ends = set() if ignore_eos else set(self.end_token_ids)
-        specials = dict(
-            zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
-        )
-        return ends | {specials[stop] for stop in until if stop in specials}
+        return ends | {self._specials[stop] for stop in until if stop in self._specials}
+
+    @cached_property
+    def _specials(self) -> dict[str, int]:
+        """Special tokens and their ids; looked up once, since every step of a text asks."""
+        tokens, ids = self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids
+        return dict(zip(tokens, ids, strict=True))
 
     def chat_prompt(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         """A conversation as the model was trained to see it.

@@ -27,7 +27,7 @@ from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, apply_rope
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 from lm_eval_llada.requests import plan_generation
 from lm_eval_llada.rope import METHODS, RopeChoice, describe
-from lm_eval_llada.sampler import SamplingOptions
+from lm_eval_llada.sampler import SamplingOptions, block_schedule
 
 _SIZES = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48}
 _TOKENS = {"mask_token_id": 1, "eos_token_id": 0, "pad_token_id": 0, "bos_token_id": 2}
@@ -175,7 +175,9 @@ def run_gen_kwargs(given: dict[str, Any]) -> None:
     assert all(isinstance(stop, str) and stop for stop in plan.until)
     assert isinstance(plan.ignore_eos, bool)
     if plan.options.gen_length <= 4096:
-        assert 1 <= plan.options.num_steps <= plan.options.gen_length
+        if not plan.options.is_parallel:
+            steps = [len(counts) for _, _, counts in block_schedule(plan.options)]
+            assert 1 <= sum(steps) <= plan.options.gen_length
 
 
 # --- metadata -------------------------------------------------------------------------------------

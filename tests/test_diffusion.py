@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import FixedLogits, KnownJoint, RandomNetwork, Recorder
 
+from lm_eval_llada.denoising import DenoiserStats
 from lm_eval_llada.diffusion import (
-    DenoiserStats,
     Predictor,
     choose_tokens,
     elbo_weights,

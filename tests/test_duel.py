@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from likelihood_loops import EMPTY, JOINT, MASK, NETWORK, PAIRS
 from toys import JOINT_LENGTH, JOINT_MASK_ID, NUM_SYMBOLS, FixedLogits, RandomNetwork, Recorder
 
-from lm_eval_llada.diffusion import DenoiserStats
+from lm_eval_llada.denoising import DenoiserStats
 from lm_eval_llada.duel import duel_log_likelihoods
 
 

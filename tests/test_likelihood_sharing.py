@@ -23,7 +23,7 @@ from likelihood_loops import (
 )
 from toys import FixedLogits, Recorder
 
-from lm_eval_llada.diffusion import DenoiserStats
+from lm_eval_llada.denoising import DenoiserStats
 from lm_eval_llada.likelihood import LikelihoodOptions, greedy_matches, scored_pairs
 from lm_eval_llada.mask_plans import MaskPlan, by_context
 from lm_eval_llada.modeling import load_model, make_denoiser

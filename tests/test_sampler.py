@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FixedLogits, RandomNetwork, Recorder
 
-from lm_eval_llada.diffusion import DenoiserStats
+from lm_eval_llada.denoising import DenoiserStats
 from lm_eval_llada.sampler import SamplingOptions, generate
 
 VOCAB, MASK, EOS = 9, 8, 0

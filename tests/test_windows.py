@@ -21,7 +21,7 @@ from likelihood_loops import (
 )
 from toys import JOINT_MASK_ID, FixedLogits, Recorder
 
-from lm_eval_llada.diffusion import DenoiserStats
+from lm_eval_llada.denoising import DenoiserStats
 from lm_eval_llada.likelihood import (
     Estimate,
     LikelihoodOptions,
