@@ -1,7 +1,7 @@
 """SIGTERM, by which schedulers announce that they will take a machine away, ends a run cleanly.
 
-Processes that a run forks, such as those in which the harness bootstraps its standard errors, end on
-SIGTERM as if nobody watched: whoever waits for them after telling them to stop would wait for ever.
+Processes that a run forks, such as those in which the harness bootstraps its standard errors, end
+on SIGTERM as if nobody watched: whoever tells them to stop and waits would wait for ever.
 """
 
 from __future__ import annotations

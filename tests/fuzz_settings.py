@@ -174,10 +174,9 @@ def run_gen_kwargs(given: dict[str, Any]) -> None:
     assert repr(given) == before and hash(plan) == hash(plan)
     assert all(isinstance(stop, str) and stop for stop in plan.until)
     assert isinstance(plan.ignore_eos, bool)
-    if plan.options.gen_length <= 4096:
-        if not plan.options.is_parallel:
-            steps = [len(counts) for _, _, counts in block_schedule(plan.options)]
-            assert 1 <= sum(steps) <= plan.options.gen_length
+    if plan.options.gen_length <= 4096 and not plan.options.is_parallel:
+        steps = [len(counts) for _, _, counts in block_schedule(plan.options)]
+        assert 1 <= sum(steps) <= plan.options.gen_length
 
 
 # --- metadata -------------------------------------------------------------------------------------
