@@ -197,7 +197,14 @@ def test_a_block_weighs_as_much_as_a_whole_sample() -> None:
     samples = [noised(index, options, packed(1, [10, 14])) for index in range(800)]
     ends = torch.stack([sample.weight for sample in samples]).mean(0)
     assert bool((ends[:4] == 0).all()) and bool((ends[10:18] == 0).all())
+    assert bool((ends[4:10] > 0).all()) and bool((ends[18:] > 0).all())
     assert abs(float(ends.sum()) - LENGTH) < 1.5
+
+
+def test_the_ends_of_all_documents_of_a_sample_are_masked_together() -> None:
+    options = ObjectiveOptions(eps=0.99, short_share=0, block_share=1, block_length=6)
+    sample = noised(0, options, packed(1, [10, 14]))
+    assert bool((sample.weight[4:10] > 0).any()) and bool((sample.weight[18:] > 0).any())
 
 
 def test_short_samples_have_every_length_equally_often() -> None:

@@ -37,14 +37,24 @@ def documents(maker, **settings) -> TinyDocuments:
 
 
 def test_documents_have_lengths_up_to_the_longest_and_no_evaluation_words(maker, tokenizer) -> None:
-    found = list(islice(documents(maker), 40))
+    found = list(islice(documents(maker), 60))
     lengths = [len(ids) for ids in found]
     assert min(lengths) >= MIN_LENGTH and max(lengths) <= 700
-    assert sum(length < 212 for length in lengths) > 8  # half of them, by the logarithm
-    assert sum(length > 212 for length in lengths) > 8
+    assert sum(length < 212 for length in lengths) > 12
+    assert sum(length > 212 for length in lengths) > 12
     for ids in found:
         assert ids.dtype == torch.int64
         assert EVALUATION_WORDS.isdisjoint(re.findall(r"[a-z]+", tokenizer.decode(ids).lower()))
+
+
+@pytest.mark.parametrize(("strategy", "separator"), [("adaptive", None), ("eod", 0)])
+def test_packing_cuts_no_document(maker, strategy, separator) -> None:
+    # A question packed apart from its needle teaches to make up an answer.
+    stream = documents(maker, separator_length=int(separator is not None))
+    packer = Packer(PackingOptions(strategy, 700, eod_token_id=separator), stream)
+    assert all(len(packed.input_ids) == 700 for packed in islice(packer, 30))
+    assert packer.statistics.documents > 30
+    assert packer.statistics.cuts == 0
 
 
 def test_the_share_of_needles_is_as_asked_for(maker, tokenizer) -> None:
@@ -85,6 +95,8 @@ def test_a_place_in_other_documents_is_refused(maker) -> None:
     ("settings", "message"),
     [
         ({"max_length": 63}, "max_length must be a whole number >= 64; got 63"),
+        ({"max_length": 64, "separator_length": 1}, "max_length must be a whole number >= 65"),
+        ({"separator_length": -1}, "separator_length must be a whole number >= 0; got -1"),
         ({"needle_share": -0.1}, "needle_share must be a number >= 0; got -0.1"),
         ({"needle_share": 1.1}, "needle_share must be at most 1; got 1.1"),
     ],

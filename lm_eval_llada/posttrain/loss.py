@@ -36,10 +36,10 @@ class ObjectiveOptions:
         eps: t is uniform in [eps, 1), 0 < eps < 1.
         short_share: share of samples cut to a length that is uniform in 1..length, so that no
             length is forgotten; the rest of such a sample is dropped and counted. LLaDA: 0.01.
-        block_share: share of samples in which only the end of one document is masked, all that
-            comes before it being visible, as decoding meets a text. Such a sample weighs as much
-            as any other. LLaDA: 0.
-        block_length: tokens at the end of that document that may be masked.
+        block_share: share of samples in which only the end of each document that is attended to
+            apart is masked, all that comes before it being visible, as decoding meets a text. Such
+            a sample weighs as much as any other. LLaDA: 0.
+        block_length: tokens at the end of a document that may be masked.
 
     Raises:
         ValueError: if a value is unknown or out of range.
@@ -206,12 +206,12 @@ def row_losses(
 def _maskable(
     document_ids: Tensor, options: ObjectiveOptions, generator: torch.Generator
 ) -> Tensor:
-    """Positions that may be masked, bool (length,): no padding, and perhaps one block only."""
+    """Positions that may be masked, bool (length,): no padding, and perhaps only ends."""
     is_real = document_ids != PADDING_DOCUMENT
-    chance, place = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    if chance >= options.block_share:
+    if float(torch.rand((), generator=generator, dtype=torch.float64)) >= options.block_share:
         return is_real
-    documents = document_ids[is_real].unique()
-    chosen = documents[int(place * len(documents))]
-    block = (document_ids == chosen).nonzero()[-options.block_length :, 0]
-    return torch.zeros_like(is_real).index_fill(0, block, True)
+    ends = [
+        (document_ids == document).nonzero()[-options.block_length :, 0]
+        for document in document_ids[is_real].unique()
+    ]
+    return torch.zeros_like(is_real).index_fill(0, torch.cat(ends), True)

@@ -215,7 +215,11 @@ def _documents(data: DataOptions, tokenizer: Any, seed: int) -> Resumable:
 
         maker = SampleMaker(read_corpus(), tokenizer.backend_tokenizer, seed)
         share = {} if data.needle_share is None else {"needle_share": data.needle_share}
-        return TinyDocuments(maker, seed=seed, max_length=data.length, **share)
+        # Behind each document packing puts a separator under this strategy alone.
+        separator_length = int(data.strategy == "eod")
+        return TinyDocuments(
+            maker, seed=seed, max_length=data.length, separator_length=separator_length, **share
+        )
     order = StreamOptions(
         seed=seed,
         buffer_size=data.buffer_size,
