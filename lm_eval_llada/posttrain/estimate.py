@@ -57,6 +57,7 @@ class Estimate:
         flops_per_step: over all devices, recomputation included.
         max_steps: of the run.
         machine: the devices.
+        is_bound: whether time is the most it can be, as where documents are attended to apart.
     """
 
     num_parameters: int
@@ -66,6 +67,7 @@ class Estimate:
     flops_per_step: float
     max_steps: int
     machine: Machine
+    is_bound: bool = False
 
     @property
     def memory_gb(self) -> float:
@@ -83,15 +85,16 @@ class Estimate:
         parts = ", ".join(f"{name} {size / GIGABYTE:.3g}" for name, size in self.memory.items())
         fits = "fits" if self.memory_gb <= machine.memory_gb else "DOES NOT FIT"
         hours = self.seconds_per_step * self.max_steps / 3600
+        about = "at most" if self.is_bound else "about"
         return [
             f"machine: {machine.num_ranks} x {machine.memory_gb:.3g} GB, {machine.tflops:.3g} "
             f"TFLOP/s each ({machine.note})",
             f"parameters: {self.num_parameters:,}, of which trained: {self.num_trained:,}",
             f"memory of each device, estimated: {self.memory_gb:.3g} GB ({parts}): {fits}",
             f"a step: {self.tokens_per_step:,} tokens, {self.flops_per_step / 1e12:.3g} TFLOP, "
-            f"about {self.seconds_per_step:.3g} s",
+            f"{about} {self.seconds_per_step:.3g} s",
             f"the run: {self.max_steps:,} steps, {self.tokens_per_step * self.max_steps:,} tokens, "
-            f"about {hours:.3g} h",
+            f"{about} {hours:.3g} h",
         ]
 
 
@@ -121,7 +124,8 @@ def estimate(options: PosttrainOptions, machine: Machine) -> Estimate:
     }
     flops = tokens * _flops_per_token(options, config, num_parameters)
     return Estimate(
-        num_parameters, num_trained, memory, tokens, flops, training["max_steps"], machine
+        *(num_parameters, num_trained, memory, tokens, flops, training["max_steps"], machine),
+        is_bound=options.data.strategy == "adaptive",
     )
 
 
