@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,27 @@ def test_a_killed_run_goes_on_with_the_losses_it_would_have_had(
     assert (one["samples"], one["packing"]) == (two["samples"], two["packing"])
     weights = [load_model(tmp_path / name).state_dict() for name in ("whole", "killed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_no_digit(random_checkpoint, tmp_path) -> None:
+    steps = {"max_steps": 30, "save_steps": 3}
+    expected = losses(run(options_from(settings(random_checkpoint, tmp_path, "whole", **steps))))
+    assert len(expected) == 30
+    values = settings(random_checkpoint, tmp_path, "killed", **steps)
+    command = [sys.executable, "-m", "lm_eval_llada.posttrain", str(write_yaml(values, tmp_path))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    output, generator = tmp_path / "killed", random.Random()
+    for saved in (generator.randint(1, 4), generator.randint(5, 8)):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        while len(list(output.glob("checkpoint-*"))) < saved and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.3))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    assert losses(run(options_from(values))) == expected
+    one, two = (record(tmp_path / name) for name in ("whole", "killed"))
+    assert one["packing"] == two["packing"]
 
 
 def test_a_finished_run_trains_no_further_when_it_is_started_again(
