@@ -30,8 +30,9 @@ from lm_eval_llada.data.counting import load_tokenizer
 from lm_eval_llada.data.niah import build_niah
 from lm_eval_llada.metrics import niah_exact, wilson_interval
 from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
+from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.rope import RopeChoice
-from lm_eval_llada.sampler import SamplingOptions, generate
+from lm_eval_llada.sampler import CACHES, SamplingOptions, generate
 
 DEPTHS = tuple(range(0, 101, 10))
 TOKENS_PER_BATCH = 8192
@@ -50,6 +51,7 @@ class Cell:
         samples: at each depth.
         steps: forward passes of a sample.
         gen_length: tokens of the output.
+        cache: of keys and values: `none` is exact, `prefix` and `dual` are not, and far cheaper.
     """
 
     length: int
@@ -59,16 +61,20 @@ class Cell:
     samples: int
     steps: int
     gen_length: int
+    cache: str = "none"
 
 
-def plan(names: Iterable[str], samples: int, steps: int, gen_length: int) -> list[Cell]:
-    """Cells from names such as `1024:ntk:1024:0` (length, method, target, distractors)."""
+def plan(names: Iterable[str], **settings: Any) -> list[Cell]:
+    """Cells from names such as `1024:ntk:1024:0` (length, method, target, distractors).
+
+    Args:
+        names: Of the cells.
+        **settings: The other fields of `Cell`, the same for all.
+    """
     cells = []
     for name in names:
         length, method, target, distractors = name.split(":")
-        cells.append(
-            Cell(int(length), method, int(target), int(distractors), samples, steps, gen_length)
-        )
+        cells.append(Cell(int(length), method, int(target), int(distractors), **settings))
     return cells
 
 
@@ -82,7 +88,7 @@ def run_cell(model: LLaDAForMaskedLM, tokenizer: Any, cell: Cell) -> dict[str, A
         repeats=cell.samples,
         num_distractors=cell.distractors,
     )
-    options = SamplingOptions(steps=cell.steps, gen_length=cell.gen_length)
+    options = SamplingOptions(steps=cell.steps, gen_length=cell.gen_length, cache=cell.cache)
     denoise = make_denoiser(model)
     right = dict.fromkeys(DEPTHS, 0)
     batch_size = max(1, TOKENS_PER_BATCH // cell.length)
@@ -96,6 +102,7 @@ def run_cell(model: LLaDAForMaskedLM, tokenizer: Any, cell: Cell) -> dict[str, A
             options,
             mask_token_id=model.config.mask_token_id,
             eos_token_id=model.config.eos_token_id,
+            new_cache=KeyValueCache,
         )
         for sample, output in zip(batch, outputs, strict=True):
             text = tokenizer.decode(output, skip_special_tokens=True)
@@ -113,11 +120,12 @@ def measure(arguments: argparse.Namespace) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"{arguments.label}.jsonl"
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    finished = {(d["length"], d["method"], d["target"], d["distractors"]) for d in done}
+    finished = {_name(row) for row in done}
     folder = resolve_checkpoint(arguments.pretrained)
     tokenizer = load_tokenizer(folder)
-    for cell in plan(arguments.cells, arguments.samples, arguments.steps, arguments.gen_length):
-        if (cell.length, cell.method, cell.target, cell.distractors) in finished:
+    names = ("samples", "steps", "gen_length", "cache")
+    for cell in plan(arguments.cells, **{name: getattr(arguments, name) for name in names}):
+        if _name(asdict(cell)) in finished:
             continue
         choice = RopeChoice(
             method=cell.method, target_length=None if cell.method == "none" else cell.target
@@ -127,6 +135,12 @@ def measure(arguments: argparse.Namespace) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         print(describe(result), flush=True)
+
+
+def _name(cell: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells cells of a file apart."""
+    values = (cell[name] for name in ("length", "method", "target", "distractors"))
+    return (*values, cell.get("cache", "none"))
 
 
 def pooled(result: dict[str, Any], depths: Sequence[int] = DEPTHS) -> tuple[int, int]:
@@ -139,7 +153,9 @@ def describe(result: dict[str, Any]) -> str:
     right, total = pooled(result)
     low, high = wilson_interval(right, total)
     shares = " ".join(f"{result['right'][str(d)] / result['samples']:4.2f}" for d in DEPTHS)
+    cache = result.get("cache", "none")
     setting = f"{result['length']:5d} {result['method']:>12s} {result['target']:5d}"
+    setting += "" if cache == "none" else f" cache={cache}"
     return (
         f"{setting} +{result['distractors']}  n={result['samples']:3d}  {shares}  "
         f"pooled {right / total:.3f} [{low:.3f}, {high:.3f}]"
@@ -171,6 +187,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--gen-length", type=int, default=8)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--cache", default="none", choices=CACHES)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/niah"))
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
