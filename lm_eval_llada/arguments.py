@@ -71,7 +71,8 @@ class RequestOptions:
     """What happens to requests between the harness and the model.
 
     Attributes:
-        batch_size: Sequences in a forward pass, or auto: as many as fit. Scores stay the same.
+        batch_size: Sequences in a forward pass, or auto: as many as fit. Scores stay the same, but
+            for rounding in matrix products whose kernels sum in another order in a larger pass.
         max_batch_size: The most that auto may choose.
         max_length: Longest sequence, prompt and target together, in tokens; None sets no limit.
         truncation: Which part of a longer prompt is dropped: its middle, its left end, or none
