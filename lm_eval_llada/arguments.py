@@ -36,7 +36,8 @@ class LoadingOptions:
         device: A torch device, or auto: the GPU of this rank if there is one, else the CPU.
         attn_implementation: One of `modeling.ATTENTION_IMPLEMENTATIONS`.
         device_map: Spread one model over devices as `transformers` does, such as auto.
-        tp: Number of ranks that share each layer; needs torchrun.
+        tp: Number of ranks that share each layer; needs torchrun. A multiple of it holds several
+            copies of the model, which share the requests.
         quantization: Weights in `8bit` or `4bit` by bitsandbytes; changes the numbers a little.
 
     Raises:
