@@ -36,7 +36,8 @@ class LoadingOptions:
         device: A torch device, or auto: the GPU of this rank if there is one, else the CPU.
         attn_implementation: One of `modeling.ATTENTION_IMPLEMENTATIONS`.
         device_map: Spread one model over devices as `transformers` does, such as auto.
-        tp: Number of ranks that share each layer; needs torchrun.
+        tp: Number of ranks that share each layer; needs torchrun. A multiple of it holds several
+            copies of the model, which share the requests.
         quantization: Weights in `8bit` or `4bit` by bitsandbytes; changes the numbers a little.
 
     Raises:
@@ -71,7 +72,8 @@ class RequestOptions:
     """What happens to requests between the harness and the model.
 
     Attributes:
-        batch_size: Sequences in a forward pass, or auto: as many as fit. Scores stay the same.
+        batch_size: Sequences in a forward pass, or auto: as many as fit. Scores stay the same, but
+            for rounding in matrix products whose kernels sum in another order in a larger pass.
         max_batch_size: The most that auto may choose.
         max_length: Longest sequence, prompt and target together, in tokens; None sets no limit.
         truncation: Which part of a longer prompt is dropped: its middle, its left end, or none

@@ -29,7 +29,7 @@ class Batcher:
 
     A batch size that was asked for is kept; auto starts from an estimate and goes on with what the
     batches before have really taken. Either halves when memory runs out. Scores do not depend on
-    any of it.
+    any of it, as far as the device's matrix products do not: see docs/reproduce.md.
 
     Attributes:
         last_size: The batch size of the last batch that ran.

@@ -201,8 +201,8 @@ def activation_bytes(
         itemsize: Bytes of a number of the model.
         attention: Attention implementation. `eager` holds a matrix of tokens by tokens for each
             head.
-        is_padded: Whether shorter sequences share the batch. `sdpa` then takes a mask of tokens by
-            tokens, which its kernels copy in the model's type.
+        is_padded: Whether shorter sequences share the batch. Attention then copies what it reads
+            and writes, to leave padding out.
     """
     streams = itemsize * (_STREAMS * config.d_model + 2 * _kv_width(config))
     # Norms and rotation of narrower types go through a copy in float32.
@@ -212,7 +212,11 @@ def activation_bytes(
     row = config.mlp_hidden_size * itemsize
     mlp = _MLP_TENSORS * min(num_tokens * row, max(MLP_CHUNK_BYTES, row))
     logits = num_rows * config.embedding_size * (itemsize + _FLOAT32_LOGITS * _FLOAT32)
-    scores = num_tokens**2 * _bytes_of_pair(config, itemsize, attention, is_padded)
+    # Scores, their softmax in float32, and that in the model's type.
+    pair = config.n_heads * (2 * itemsize + _FLOAT32) if attention == "eager" else 0
+    scores = num_tokens**2 * pair
+    if is_padded:
+        streams += itemsize * (2 * config.d_model + 2 * _kv_width(config))
     return num_tokens * (streams + copies + angles) + mlp + logits + scores
 
 
@@ -273,11 +277,3 @@ def _draws_repeat(target_length: int, mc_num: int) -> bool:
 
 def _kv_width(config: LLaDAConfig) -> int:
     return config.n_kv_heads * config.head_dim
-
-
-def _bytes_of_pair(config: LLaDAConfig, itemsize: int, attention: str, is_padded: bool) -> int:
-    """Bytes that attention keeps for each pair of a query and a key."""
-    if attention == "eager":
-        # Scores, their softmax in float32, and that in the model's type.
-        return config.n_heads * (2 * itemsize + _FLOAT32)
-    return 1 + itemsize if attention == "sdpa" and is_padded else 0

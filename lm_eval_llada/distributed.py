@@ -1,7 +1,9 @@
 """Ranks of a run under torchrun or accelerate, on GPUs and on CPUs, and the device of each.
 
 Every rank holds a whole model and works on its own share of the requests, so ranks only exchange a
-few small objects. Those go over gloo, which needs no GPU.
+few small objects. Those go over gloo, which needs no GPU. Where some ranks hold a model together,
+by tensor parallelism, they count as one: all of them do all of its work, and each exchanges objects
+with the ranks that have its place in the other copies.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ _TIMEOUT = timedelta(weeks=52)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run.
+    """This process, or the copy of the model that it has part of, among those of the run.
 
     Attributes:
         rank: Index over all nodes.
-        world_size: Number of processes over all nodes.
-        local_rank: Index on this node, which is the index of its GPU.
-        group: The gloo group of all ranks; None in a run of one process.
+        world_size: Number of processes or copies over all nodes.
+        local_rank: Index of the process on this node, which is the index of its GPU.
+        group: The gloo group of as many ranks; None for a single one.
     """
 
     rank: int = 0
@@ -54,7 +56,8 @@ class Ranks:
         if self.world_size == 1:
             return [obj]
         gathered = [None] * self.world_size if self.rank == dst else None
-        dist.gather_object(obj, gathered, dst=dst, group=self.group)
+        root = dist.get_global_rank(self.group, dst)
+        dist.gather_object(obj, gathered, dst=root, group=self.group)
         return gathered
 
     def all_gather_object(self, obj: Any) -> list[Any]:
@@ -84,7 +87,8 @@ class Ranks:
         for source in range(self.world_size):
             box = [None]
             parts = list(outgoing) if source == self.rank else None
-            dist.scatter_object_list(box, parts, src=source, group=self.group)
+            root = dist.get_global_rank(self.group, source)
+            dist.scatter_object_list(box, parts, src=root, group=self.group)
             received.append(box[0])
         return received
 
@@ -98,16 +102,25 @@ def place_of_process() -> Ranks:
     return Ranks(*numbers)
 
 
-def join_ranks() -> Ranks:
+def join_ranks(tp: int | None = None) -> Ranks:
     """Join the other processes that torchrun or accelerate has started.
 
     Differs from the harness' own `hf` model, which takes ranks into account on more than one GPU
     only, so that on CPUs every rank would do all of the work.
 
+    Args:
+        tp: Ranks that share each layer of a model; None if each has a whole one.
+
     Returns:
-        The place of this process; rank 0 of 1 where no launcher has set WORLD_SIZE.
+        The place of this process, or with `tp` that of its copy of the model; rank 0 of 1 where no
+        launcher has set WORLD_SIZE, or all ranks share one copy, which transformers connects.
+
+    Raises:
+        ValueError: If the number of ranks is no multiple of `tp`.
     """
     place = place_of_process()
+    if tp is not None:
+        return _join_copies(tp, place)
     if place.world_size == 1 and not (dist.is_available() and dist.is_initialized()):
         return Ranks()
     if dist.is_initialized():
@@ -117,6 +130,26 @@ def join_ranks() -> Ranks:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
         group = dist.group.WORLD
     return Ranks(dist.get_rank(), dist.get_world_size(), place.local_rank, group)
+
+
+def _join_copies(tp: int, place: Ranks) -> Ranks:
+    if place.world_size % tp:
+        raise ValueError(
+            f"tp={tp} needs as many ranks or a multiple, but {place.world_size} run; start with "
+            f"torchrun --nproc_per_node={tp}."
+        )
+    if place.world_size == tp:
+        return Ranks()
+    if not dist.is_initialized():
+        # Layers are shared over the backend of their device, and everything else over gloo.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    copy, part = divmod(place.rank, tp)
+    groups = [
+        dist.new_group(list(range(first, place.world_size, tp)), timeout=_TIMEOUT, backend="gloo")
+        for first in range(tp)
+    ]
+    return Ranks(copy, place.world_size // tp, place.local_rank, groups[part])
 
 
 def own_gpu_memory() -> dict[int, int] | None:

@@ -27,7 +27,7 @@ from .arguments import (
 from .batching import Progress
 from .cache_keys import own_keys
 from .dispatch import Dispatcher
-from .distributed import Ranks, choose_device, join_ranks, place_of_process
+from .distributed import choose_device, join_ranks, place_of_process
 from .jobs import Job, JobMaker, Runs, score_of
 from .provenance import origin
 from .requests import RequestSeeds, content_seed, fit_prompt, plan_generation
@@ -63,8 +63,8 @@ class LLaDALM(TemplateLM):
         self._text, self.rope = self._checkpoint.text, self._checkpoint.rope
         self.tokenizer = self._text.tokenizer
         loading = self.arguments.loading
-        # Ranks that share each layer act as one process; transformers connects them itself.
-        self._ranks = join_ranks() if loading.tp is None else Ranks()
+        # Ranks that share each layer act as one process.
+        self._ranks = join_ranks(loading.tp)
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         place = place_of_process()
         self._is_shown = place.rank == 0
@@ -337,7 +337,17 @@ class LLaDALM(TemplateLM):
         self._dispatcher.wait_for("barrier")
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take the harness' cache of answers, under keys that say whose they are."""
+        """Take the harness' cache of answers, under keys that say whose they are.
+
+        Raises:
+            ValueError: If ranks that have to do the same work would read different caches: the
+                harness gives the same file to some ranks of different copies.
+        """
+        if self.arguments.loading.tp is not None and self._world_size > 1:
+            raise ValueError(
+                f"--use_cache cannot be combined with {self._world_size} copies over "
+                f"tp={self.arguments.loading.tp} ranks each; use answers_dir, which keeps answers."
+            )
         super().set_cache_hook(cache_hook)
         own_keys(cache_hook, self._owner)
 

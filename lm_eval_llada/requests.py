@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 from lm_eval.models.utils import truncate_tokens
 
 from .arguments import SAMPLING_NAMES, convert, unknown_name
+from .errors import require_whole
 from .sampler import SamplingOptions
 
 # Other names for gen_length, in the harness' order of precedence.
@@ -65,9 +66,11 @@ def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) ->
         if name not in _GEN_KWARGS:
             raise unknown_name("generation_kwargs", name, _GEN_KWARGS)
     changes = {name: gen_kwargs[name] for name in SAMPLING_NAMES if name in gen_kwargs}
-    lengths = [gen_kwargs[name] for name in _LENGTH_ALIASES if gen_kwargs.get(name) is not None]
-    if lengths:
-        changes.setdefault("gen_length", lengths[0])
+    aliases = [name for name in _LENGTH_ALIASES if gen_kwargs.get(name) is not None]
+    if aliases and "gen_length" not in changes:
+        # Checked here, so that a message names what was written.
+        changes["gen_length"] = length = convert(aliases[0], gen_kwargs[aliases[0]], int)
+        require_whole(aliases[0], length, 1)
     do_sample = gen_kwargs.get("do_sample")
     if do_sample is not None and not convert("do_sample", do_sample, bool):
         changes["temperature"] = 0.0

@@ -255,11 +255,22 @@ def test_a_cache_never_costs_more_and_reads_as_often(
 def test_attention_kernels_that_keep_pairs_are_counted() -> None:
     config, length = LLaDAConfig(**SIZES), 1000
     lean = activation_bytes(config, length, 1, 4)
-    assert activation_bytes(config, length, 1, 4, is_padded=True) - lean == 5 * length**2
     eager = activation_bytes(config, length, 1, 4, attention="eager")
     assert eager - lean == config.n_heads * 12 * length**2
-    flash = activation_bytes(config, length, 1, 4, attention="flash_attention_2", is_padded=True)
-    assert flash == lean
+    assert activation_bytes(config, length, 1, 4, attention="flash_attention_2") == lean
+
+
+@pytest.mark.parametrize("n_kv_heads", [8, 2])
+def test_a_padded_batch_stays_within_the_estimate_without_a_mask_of_tokens_by_tokens(
+    n_kv_heads: int,
+) -> None:
+    model, lengths = make_model(**MEMORY_SIZES, n_kv_heads=n_kv_heads), (2048, 2040, 1500)
+    mask = torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]
+    rows = torch.tensor([[sequence, i] for sequence in range(3) for i in range(16)])
+    with torch.no_grad(), LiveStorage() as live:
+        model(tokens(3, lengths[0]), attention_mask=mask.long(), rows=rows)
+    estimate = 3 * activation_bytes(model.config, lengths[0], 16, 4, is_padded=True)
+    assert 0.6 * estimate <= live.peak <= 1.02 * estimate
 
 
 @pytest.mark.parametrize("name", ["batch_size", "num_devices"])

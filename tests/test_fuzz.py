@@ -56,6 +56,7 @@ ONE_NAME = {"weight_map": {"model.transformer.ln_f.weight": 3}, "metadata": {}}
     [
         ("gen_kwargs", {"max_new_tokens": {"": 5.5}}),
         ("gen_kwargs", {"max_gen_toks": 12.5}),
+        ("gen_kwargs", {"max_new_tokens": 0.0, "top_p": 0.0}),
         ("gen_kwargs", {"temperature": ""}),
         ("gen_kwargs", {"until": [["x"]]}),
         ("model_args", {"rope_scale": 10**400}),
@@ -63,6 +64,8 @@ ONE_NAME = {"weight_map": {"model.transformer.ln_f.weight": 3}, "metadata": {}}
         ("metadata", ("perplexity", {"text": False})),
         ("metadata", ("niah", {"gen_kwargs": 5})),
         ("metadata", ("ruler", {"generation_kwargs": "gen_length=5"})),
+        ("metadata", ("ruler", {"template": "{context!z}"})),
+        ("metadata", ("ruler", {"template": "{context} {query:{x}}"})),
         ("metadata", ("longbench", {"data_dir": 42})),
         ("metadata", ("longbench", {"template": 0.5})),
         ("tokenizers", ({"tokenizer_class": 2.5}, None)),

@@ -128,7 +128,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_an_error_naming_it():
         ({"attn_implementation": "spda"}, "Did you mean 'sdpa'"),
         ({"device": "gpu7"}, "device='gpu7' is not a device"),
         ({"device": "cpu", "device_map": "auto"}, "only one of device, device_map and tp"),
-        ({"tp": 2, "device": None}, "tp=2 needs as many ranks, but 1 run"),
+        ({"tp": 2, "device": None}, "tp=2 needs as many ranks or a multiple, but 1 run"),
         ({"tp": 0, "device": None}, "tp must be a whole number of at least 1"),
     ],
 )

@@ -329,16 +329,16 @@ def test_a_batch_that_does_not_fit_is_told_to_be_smaller() -> None:
     assert ways[0].startswith("batch_size=1")
     assert not any("tp=" in way for way in ways[1:])
     assert any("tp=2 with batch_size=1" in way for way in costs.ways_to_fit(request, "prefix"))
-    assert costs.most_sequences(request) == 1
+    assert costs.most_sequences(request) == 3
 
 
 def test_every_way_to_fit_fits(text_of) -> None:
-    costs = costs_of({"batch_size": 4}, memory_gb=60)
+    costs = costs_of({"batch_size": 4}, memory_gb=40)
     request = Request(65_000, 64, SamplingOptions(gen_length=64))
     for cache in ("none", "prefix"):
         for way in costs.ways_to_fit(request, cache):
             if found := re.search(r"\(([\d.]+) GB\)", way):
-                assert float(found[1]) <= 60
+                assert float(found[1]) <= 40
             elif found := re.search(r"at most ([\d,]+) tokens", way):
                 length = int(found[1].replace(",", ""))
                 for longer, fits in ((0, True), (1, False)):

@@ -167,6 +167,8 @@ def test_a_code_prompt_ends_in_a_newline_after_rendering():
         ("{context} {question}", "{question}"),
         ("{context} {}", "{}"),
         ("{context} {", "unpaired brace"),
+        ("{context!z}", "without a format"),
+        ("{context:>9}", "without a format"),
     ],
 )
 def test_a_users_longbench_template_is_checked(template, complaint):

@@ -62,9 +62,9 @@ def tasks(tmp_path: Path) -> list[str]:
 
 
 def start(
-    output: Path, tasks: list[str], checkpoint: Path, *launcher: str
+    output: Path, tasks: list[str], checkpoint: Path, *launcher: str, more: str = ""
 ) -> subprocess.Popen[str]:
-    model_args = f"pretrained={checkpoint},device=cpu,mc_num=8,max_length=12,batch_size=2"
+    model_args = f"pretrained={checkpoint},device=cpu,mc_num=8,max_length=12,batch_size=2{more}"
     return subprocess.Popen(
         [
             *(sys.executable, *launcher, str(QUICK_START), "--tasks", ",".join(tasks)),
@@ -88,14 +88,23 @@ def answers(output: Path) -> dict[str, list[object]]:
     return found
 
 
-def test_two_ranks_give_the_texts_and_numbers_of_one(tasks, random_checkpoint, tmp_path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+@pytest.mark.parametrize(
+    ("num_ranks", "more"),
+    [
+        pytest.param(2, "", id="two_ranks"),
+        pytest.param(4, ",tp=2", id="two_copies_of_two_ranks", marks=pytest.mark.slow),
+    ],
+)
+def test_two_give_the_texts_and_numbers_of_one(
+    tasks, random_checkpoint, tmp_path, num_ranks, more
+) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}")
     runs = {
         "one": start(tmp_path / "one", tasks, random_checkpoint),
-        "two": start(tmp_path / "two", tasks, random_checkpoint, *launcher),
+        "two": start(tmp_path / "two", tasks, random_checkpoint, *launcher, more=more),
     }
     for process in runs.values():
-        printed, _ = process.communicate(timeout=300)
+        printed, _ = process.communicate(timeout=600)
         assert process.returncode == 0, printed
     one, two = answers(tmp_path / "one"), answers(tmp_path / "two")
     assert set(one) == set(two) == set(TASKS)
@@ -111,6 +120,9 @@ def test_two_ranks_give_the_texts_and_numbers_of_one(tasks, random_checkpoint, t
     assert [info["num_ranks"] for info in infos] == [1, 2]
     assert infos[0]["truncation"] == infos[1]["truncation"]
     assert infos[0]["truncation"]["toy_texts"]["requests"] == NUM_DOCUMENTS
+    # Both did about half of the work, be they ranks or copies of a model.
+    passes = [info["work"]["forward_passes"] for info in infos]
+    assert passes[1] < 1.5 * passes[0]
 
 
 def _number(answer: object) -> object:

@@ -93,38 +93,67 @@ def test_one_rank_runs_each_distinct_request_once() -> None:
     check([shout(Ranks(), asked)], [asked])
 
 
-def run_rank(rank: int, world_size: int, folder: Path, sender: Any) -> None:
+def run_rank(rank: int, world_size: int, tp: int | None, folder: Path, sender: Any) -> None:
     torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
-    ranks = join_ranks()
-    sender.send([shout(ranks, ASKED[rank]), shout(ranks, []), ranks.all_gather_object(rank)])
+    ranks = join_ranks(tp)
+    shouted, nothing = shout(ranks, ASKED[ranks.rank]), shout(ranks, [])
+    gathered = [ranks.gather_object(rank, dst) for dst in range(ranks.world_size)]
+    sender.send([shouted, nothing, gathered, ranks.rank, ranks.world_size])
     leave_ranks()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="forks")
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_work_and_get_their_own_answers(tmp_path, world_size) -> None:
+def outcomes_of(world_size: int, tp: int | None, folder: Path) -> list[list[Any]]:
+    """What `run_rank` sends from each of some processes."""
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
     processes = [
-        context.Process(target=run_rank, args=(rank, world_size, tmp_path, sender))
+        context.Process(target=run_rank, args=(rank, world_size, tp, folder, sender))
         for rank, (_, sender) in enumerate(pipes)
     ]
     for process in processes:
         process.start()
     try:
         assert all(receiver.poll(60) for receiver, _ in pipes), "a rank has not answered"
-        outcomes = [receiver.recv() for receiver, _ in pipes]
+        return [receiver.recv() for receiver, _ in pipes]
     finally:
         for process in processes:
             process.join(5)
             process.kill()
-    shouted, nothing, gathered = zip(*outcomes, strict=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_work_and_get_their_own_answers(tmp_path, world_size) -> None:
+    outcomes = outcomes_of(world_size, None, tmp_path)
+    shouted, nothing, gathered, places, _ = zip(*outcomes, strict=True)
     check(list(shouted), ASKED[:world_size])
     assert all(own for own, _ in shouted), "a rank had nothing to do"
     assert list(nothing) == [([], [])] * world_size
-    assert list(gathered) == [list(range(world_size))] * world_size
+    assert places == tuple(range(world_size))
+    for rank, found in enumerate(gathered):
+        assert found == [[*places] if dst == rank else None for dst in places]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_ranks_of_one_copy_do_the_same_work_and_copies_share_it(tmp_path) -> None:
+    first, second, third, fourth = outcomes_of(4, 2, tmp_path)
+    assert [outcome[3:] for outcome in (first, second)] == [[0, 2]] * 2
+    assert [outcome[3:] for outcome in (third, fourth)] == [[1, 2]] * 2
+    assert first[:2] == second[:2] and third[:2] == fourth[:2]
+    check([first[0], third[0]], ASKED[:2])
+    assert first[0][0] and third[0][0], "a copy had nothing to do"
+    # Each rank exchanges with the one that has its place in the other copy.
+    assert [first[2], second[2]] == [[[0, 2], None], [[1, 3], None]]
+    assert [third[2], fourth[2]] == [[None, [0, 2]], [None, [1, 3]]]
+
+
+def test_ranks_that_do_not_make_whole_copies_are_refused(monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="tp=2 needs as many ranks or a multiple, but 3 run"):
+        join_ranks(2)
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:

@@ -293,6 +293,8 @@ def _require_fields(
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(f"{where} has an unpaired brace ({error}); double it.") from error
+    if any(spec or conversion for _, _, spec, conversion in parsed):
+        raise ValueError(f"{where} must hold its fields without a format after ! or :.")
     found = {name for _, name, _, _ in parsed if name is not None}
     if not {*required} <= found <= {*required, *optional}:
         duty = f"must hold {_listed(required)} and " if required else ""

@@ -73,7 +73,8 @@ def load_model(
         device_map: placement by accelerate over several devices, such as `auto`; not with `device`.
         revision: branch, tag or commit of a hub id.
         tp: number of ranks that share each layer, under torchrun; not with `device` or
-            `device_map`.
+            `device_map`. A multiple of ranks holds several copies, next to each other; they have to
+            be connected before.
         quantization: `8bit` or `4bit` weights by bitsandbytes, on GPUs; one of `QUANTIZATIONS`.
         max_memory: what `device_map` may use of each device, as accelerate takes it.
 
@@ -300,9 +301,9 @@ def _tensor_parallel(tp: int) -> Any:
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if isinstance(tp, bool) or not isinstance(tp, int) or tp < 1:
         raise ValueError(f"tp must be a whole number of at least 1; got {tp!r}.")
-    if tp != num_ranks:
+    if num_ranks % tp:
         raise ValueError(
-            f"tp={tp} needs as many ranks, but {num_ranks} run; start with "
+            f"tp={tp} needs as many ranks or a multiple, but {num_ranks} run; start with "
             f"torchrun --nproc_per_node={tp}."
         )
     return DistributedConfig(tp_size=tp, tp_plan="auto")

@@ -22,6 +22,7 @@ from lm_eval_llada.modeling.attention import (
 )
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig
+from lm_eval_llada.modeling.copies import mesh_of_copies
 from lm_eval_llada.modeling.inputs import check_shapes
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding, rotate
 
@@ -209,6 +210,17 @@ class LLaDAForMaskedLM(PreTrainedModel):
         self.model = LLaDABackbone(config)
         self.rotary = LLaDARotaryEmbedding(config)
         self.post_init()
+
+    @classmethod
+    def prepare_distribute_model(cls, distributed_config: Any, device_map: Any = None) -> Any:
+        """The config, device and mesh by which `from_pretrained` spreads a model over ranks.
+
+        Differs from transformers', which refuses more ranks than one copy has.
+        """
+        copies = None if distributed_config is None else mesh_of_copies(distributed_config.tp_size)
+        if copies is None:
+            return super().prepare_distribute_model(distributed_config, device_map)
+        return (distributed_config, *copies)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding, `wte`."""

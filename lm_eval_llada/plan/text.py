@@ -191,8 +191,6 @@ def _memory_line(costs: CostModel, request: Request, cache: str) -> str:
         size = cache_bytes(costs.config, request.length, costs.itemsize)
         parts.append(f"a cache of {size / 2**30:.1f} GiB ({_gb(size)}) for each sequence")
     parts.append("activations")
-    if (batch_size or 1) > 1 and costs.arguments.loading.attn_implementation == "sdpa":
-        parts.append("masks of tokens by tokens, since lengths in a batch differ")
     limit = f"{costs.hardware.memory_gb:g} GB"
     line = f"{what} {_gb(peak)} on a GPU ({', '.join(parts)})"
     if fits:
