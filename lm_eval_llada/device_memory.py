@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from .provenance import peak_memory_bytes
+
+_MOST_KERNELS = "64"
 
 
 @dataclass
@@ -68,6 +71,17 @@ class DeviceMemory:
         """Give what the allocator holds unused back to the driver."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def bound_kernel_caches() -> None:
+    """Keep few of the kernels that a CPU's products in 16 bits are built as; before the first one.
+
+    oneDNN and PyTorch's interface to it keep 1,024 each, one for every shape, and a pass of each
+    length has shapes of its own: memory grew by 800 MB over 600 lengths. The layers of a pass share
+    their shapes, so that kernels of a few passes serve as well. What a user has set stays.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, _MOST_KERNELS)
 
 
 def is_out_of_memory(error: Exception) -> bool:

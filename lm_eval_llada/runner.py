@@ -17,7 +17,7 @@ from .batching import Batcher, Progress, shortest_first
 from .checkpoints import resolve_checkpoint
 from .cost import activation_bytes
 from .denoising import DenoiserStats
-from .device_memory import DeviceMemory
+from .device_memory import DeviceMemory, bound_kernel_caches
 from .distributed import own_gpu_memory
 from .likelihood import (
     Estimate,
@@ -97,6 +97,7 @@ def load_runner(arguments: ModelArguments, checkpoint: Checkpoint, device: torch
     """
     loading, requests = arguments.loading, arguments.requests
     is_whole = loading.device_map is None and loading.tp is None
+    bound_kernel_caches()
     model = load_model(
         loading.pretrained,
         rope=arguments.rope,
