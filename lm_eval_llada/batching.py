@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import torch
 from tqdm import tqdm
 
 from .device_memory import DeviceMemory, is_out_of_memory
@@ -17,9 +18,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MOST_SEQUENCES = 64
-_PASSES_AT_ONCE = 8
+_PASSES_AT_ONCE = 32
 # CPUs are busy from a few thousand tokens on; more only costs memory.
 _CPU_TOKENS = 8192
+# Where every token of every pass is read anew, a thread is busy from a few hundred on. Tensors of
+# more than this leave its caches, and glibc hands their memory back and fetches it at each layer.
+_CPU_TOKENS_OF_A_THREAD = 1024
 # Shares of a GPU's free memory that a batch may take, by the estimate and once it is measured.
 _ESTIMATED_SHARE, _MEASURED_SHARE = 0.6, 0.85
 
@@ -59,18 +63,21 @@ class Batcher:
         # How many times its estimate a batch has taken at most.
         self._measured: float | None = None
 
-    def size(self, length: int, num_rows: int) -> int:
+    def size(self, length: int, num_rows: int, *, is_refilled: bool = False) -> int:
         """How many items go into one pass, at least 1.
 
         Args:
             length: Tokens that the longest item adds to a pass.
             num_rows: Positions of it whose logits are computed at once.
+            is_refilled: Whether every pass is filled anew, so that small ones are as good.
         """
         free = self._memory.free()
         if self._fixed is not None:
             size = self._fixed
         elif free is None:
-            size = _CPU_TOKENS // max(length, 1)
+            of_threads = _CPU_TOKENS_OF_A_THREAD * torch.get_num_threads()
+            most = min(_CPU_TOKENS, of_threads) if is_refilled else _CPU_TOKENS
+            size = most // max(length, 1)
         else:
             share = _ESTIMATED_SHARE if self._measured is None else _MEASURED_SHARE
             needed = self._bytes_of(length, num_rows) * (self._measured or 1.0)
@@ -100,14 +107,14 @@ class Batcher:
         Raises:
             MemoryError: If a batch does not fit and cannot be made smaller.
         """
-        start = 0
+        start, is_refilled = 0, num_sequences is not None
         while start < len(items):
-            size = self.size(*measure(items[start]))
+            size = self.size(*measure(items[start]), is_refilled=is_refilled)
             batch = items[start : start + _num_items(items[start], size, num_sequences)]
             # The first is the shortest where they ascend, and it is the longest that has to fit.
             longest = max(batch, key=measure)
             length, num_rows = measure(longest)
-            size = self.size(length, num_rows)
+            size = self.size(length, num_rows, is_refilled=is_refilled)
             batch = batch[: _num_items(longest, size, num_sequences)]
             try:
                 with self._memory.watched() as taken:
