@@ -121,11 +121,12 @@ class Batcher:
             batch = items[start : start + _num_items(items[start], size, num_sequences)]
             # The first is the shortest where they ascend, and it is the longest that has to fit.
             longest = max(batch, key=measure)
-            size = self.size(*measure(longest), is_refilled=is_refilled)
-            batch = batch[: _num_items(longest, size, num_sequences)]
+            most = self.size(*measure(longest), is_refilled=is_refilled)
+            batch = batch[: _num_items(longest, most, num_sequences)]
             if is_padded:
                 lengths = [measure(item)[0] for item in batch]
                 batch = batch[: num_alike(lengths, self._pass_tokens)]
+            size = len(batch) if num_sequences is None else most
             length, num_rows = max(map(measure, batch))
             try:
                 with self._memory.watched() as taken:
@@ -133,13 +134,13 @@ class Batcher:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self._shrink(len(batch) if num_sequences is None else size, length, error)
+                self._shrink(size, length, error)
                 continue
             if taken.num_bytes is not None:
                 count = len(batch) if num_sequences is None else sum(map(num_sequences, batch))
                 estimate = min(size, count) * self._bytes_of(length, num_rows)
                 self._measured = max(self._measured or 0.0, taken.num_bytes / estimate)
-            self.last_size = size
+            self.last_size = most
             yield list(zip(batch, results, strict=True))
             start += len(batch)
 
