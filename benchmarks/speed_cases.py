@@ -12,6 +12,7 @@ from speed_likelihood import likelihood_case
 from speed_measure import Case, Outcome, Side, equal_outputs, scores, shared_tokens
 from speed_models import (
     Scale,
+    batched_side,
     generate_side,
     harness_side,
     plain_side,
@@ -127,11 +128,12 @@ def cached_short(name: str, scale: Scale) -> Case:
 
 
 def batched(name: str, scale: Scale, lengths: Sequence[int], target: float | None) -> Case:
-    """Prompts of unequal lengths, eight in a pass against one, both exact.
+    """Prompts of unequal lengths, up to eight in a pass against one, both exact.
 
-    Many prompts come sorted, as the harness' model sorts them; of eight alone, most is padding.
+    Either side is the harness' model, which sorts the prompts, and cuts a batch where its padding
+    would cost more than another pass.
     """
-    model = tiny().runner.model
+    model = tiny(batch_size=8).runner.model
     scaled = [scale.length(length) for length in lengths]
     prompts, shortest, longest = random_prompts(model, scaled), min(scaled), max(scaled)
     options = SamplingOptions(gen_length=32)
@@ -139,8 +141,8 @@ def batched(name: str, scale: Scale, lengths: Sequence[int], target: float | Non
         name,
         f"tiny, {len(prompts)} prompts of {shortest} to {longest}, 32 tokens, 32 steps",
         model,
-        generate_side("batch 1", model, prompts, options),
-        generate_side("batch 8", model, prompts, options, batch_size=8),
+        batched_side(1, prompts, options),
+        batched_side(8, prompts, options),
         equal_outputs,
         target,
     )

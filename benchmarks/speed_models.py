@@ -14,9 +14,12 @@ from cost_model import MODEL
 from speed_measure import Outcome, Side
 from torch import Tensor
 
+from lm_eval_llada.batching import Progress
 from lm_eval_llada.denoising import DenoiserStats
 from lm_eval_llada.harness import LLaDALM
 from lm_eval_llada.modeling import KeyValueCache, LLaDAConfig, LLaDAForMaskedLM, make_denoiser
+from lm_eval_llada.requests import GenerationPlan
+from lm_eval_llada.runner import Generation
 from lm_eval_llada.sampler import SamplingOptions, generate
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -107,20 +110,16 @@ def plain_side(
 
 
 def generate_side(
-    label: str,
-    model: LLaDAForMaskedLM,
-    prompts: Sequence[Tensor],
-    options: SamplingOptions,
-    batch_size: int = 1,
+    label: str, model: LLaDAForMaskedLM, prompts: Sequence[Tensor], options: SamplingOptions
 ) -> Side:
-    """`sampler.generate` as one side of a comparison."""
+    """`sampler.generate`, one prompt at a time, as one side of a comparison."""
 
     def run(options: SamplingOptions) -> Outcome:
         stats, texts = DenoiserStats(), []
-        for first in range(0, len(prompts), batch_size):
+        for prompt in prompts:
             texts += generate(
                 make_denoiser(model),
-                prompts[first : first + batch_size],
+                [prompt],
                 options,
                 mask_token_id=model.config.mask_token_id,
                 new_cache=KeyValueCache,
@@ -129,6 +128,22 @@ def generate_side(
         return Outcome([text.tolist() for text in texts], sum(map(len, texts)), stats)
 
     return Side(label, lambda: run(options), lambda: run(replace(options, steps=2)))
+
+
+def batched_side(batch_size: int, prompts: Sequence[Tensor], options: SamplingOptions) -> Side:
+    """Tokens by the harness' model, which orders prompts and forms the batches."""
+    runner = tiny(batch_size=batch_size).runner
+
+    def run(options: SamplingOptions) -> Outcome:
+        runner.stats = DenoiserStats()
+        plan = GenerationPlan(options, ignore_eos=True)
+        items = [Generation(i, prompt, plan, seed=0) for i, prompt in enumerate(prompts)]
+        with Progress(len(items), "", shown=False) as progress:
+            texts = dict(pair for batch in runner.texts(items, progress) for pair in batch)
+        outputs = [texts[i].tolist() for i in range(len(items))]
+        return Outcome(outputs, sum(map(len, outputs)), runner.stats)
+
+    return Side(f"batch {batch_size}", lambda: run(options), lambda: run(replace(options, steps=2)))
 
 
 def harness_side(label: str, lm: LLaDALM, prompts: Sequence[str], **gen_kwargs: Any) -> Side:

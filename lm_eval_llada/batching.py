@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
+import torch
 from tqdm import tqdm
 
 from .device_memory import DeviceMemory, is_out_of_memory
@@ -17,9 +19,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MOST_SEQUENCES = 64
-_PASSES_AT_ONCE = 8
+_PASSES_AT_ONCE = 32
 # CPUs are busy from a few thousand tokens on; more only costs memory.
 _CPU_TOKENS = 8192
+# Where every token of every pass is read anew, a thread is busy from a few hundred on. Tensors of
+# more than this leave its caches, and glibc hands their memory back and fetches it at each layer.
+_CPU_TOKENS_OF_A_THREAD = 1024
+# What a pass costs beside its tokens, in tokens. Measured on a CPU: 20 to 45, for widths of 512 and
+# 256. On a GPU an estimate, from the time that launches and reading the weights take.
+_CPU_PASS_TOKENS, _GPU_PASS_TOKENS = 32, 256
 # Shares of a GPU's free memory that a batch may take, by the estimate and once it is measured.
 _ESTIMATED_SHARE, _MEASURED_SHARE = 0.6, 0.85
 
@@ -27,12 +35,13 @@ _ESTIMATED_SHARE, _MEASURED_SHARE = 0.6, 0.85
 class Batcher:
     """Cuts requests, in order of their length, into batches that fit.
 
-    A batch size that was asked for is kept; auto starts from an estimate and goes on with what the
-    batches before have really taken. Either halves when memory runs out. Scores do not depend on
-    any of it, as far as the device's matrix products do not: see docs/reproduce.md.
+    A batch size that was asked for is the most that a pass holds; auto starts from an estimate and
+    goes on with what the batches before have really taken. Either halves when memory runs out.
+    Scores do not depend on any of it, as far as the device's matrix products do not: see
+    docs/reproduce.md.
 
     Attributes:
-        last_size: The batch size of the last batch that ran.
+        last_size: The most that the last pass could hold.
     """
 
     def __init__(
@@ -59,18 +68,21 @@ class Batcher:
         # How many times its estimate a batch has taken at most.
         self._measured: float | None = None
 
-    def size(self, length: int, num_rows: int) -> int:
+    def size(self, length: int, num_rows: int, *, is_refilled: bool = False) -> int:
         """How many items go into one pass, at least 1.
 
         Args:
             length: Tokens that the longest item adds to a pass.
             num_rows: Positions of it whose logits are computed at once.
+            is_refilled: Whether every pass is filled anew, so that small ones are as good.
         """
         free = self._memory.free()
         if self._fixed is not None:
             size = self._fixed
         elif free is None:
-            size = _CPU_TOKENS // max(length, 1)
+            of_threads = _CPU_TOKENS_OF_A_THREAD * torch.get_num_threads()
+            most = min(_CPU_TOKENS, of_threads) if is_refilled else _CPU_TOKENS
+            size = most // max(length, 1)
         else:
             share = _ESTIMATED_SHARE if self._measured is None else _MEASURED_SHARE
             needed = self._bytes_of(length, num_rows) * (self._measured or 1.0)
@@ -85,6 +97,8 @@ class Batcher:
         measure: Callable[[Item], tuple[int, int]],
         run: Callable[[Sequence[Item], int], Sequence[Result]],
         num_sequences: Callable[[Item], int] | None = None,
+        *,
+        is_padded: bool = False,
     ) -> Iterator[list[tuple[Item, Result]]]:
         """Run all items and yield them with their results, batch by batch.
 
@@ -96,19 +110,25 @@ class Batcher:
                 `run` gets enough of them for about `_PASSES_AT_ONCE` passes, so that few are
                 partly filled and results still come one after the other. None means one, and all
                 that `run` gets fills one pass.
+            is_padded: Whether passes read all that `run` gets, padded to the longest. Items whose
+                padding costs more than a pass then run apart.
 
         Raises:
             MemoryError: If a batch does not fit and cannot be made smaller.
         """
-        start = 0
+        start, is_refilled = 0, num_sequences is not None
         while start < len(items):
-            size = self.size(*measure(items[start]))
+            size = self.size(*measure(items[start]), is_refilled=is_refilled)
             batch = items[start : start + _num_items(items[start], size, num_sequences)]
             # The first is the shortest where they ascend, and it is the longest that has to fit.
             longest = max(batch, key=measure)
-            length, num_rows = measure(longest)
-            size = self.size(length, num_rows)
-            batch = batch[: _num_items(longest, size, num_sequences)]
+            most = self.size(*measure(longest), is_refilled=is_refilled)
+            batch = batch[: _num_items(longest, most, num_sequences)]
+            if is_padded:
+                lengths = [measure(item)[0] for item in batch]
+                batch = batch[: num_alike(lengths, self._pass_tokens)]
+            size = len(batch) if num_sequences is None else most
+            length, num_rows = max(map(measure, batch))
             try:
                 with self._memory.watched() as taken:
                     results = run(batch, size)
@@ -121,9 +141,13 @@ class Batcher:
                 count = len(batch) if num_sequences is None else sum(map(num_sequences, batch))
                 estimate = min(size, count) * self._bytes_of(length, num_rows)
                 self._measured = max(self._measured or 0.0, taken.num_bytes / estimate)
-            self.last_size = size
+            self.last_size = most
             yield list(zip(batch, results, strict=True))
             start += len(batch)
+
+    @property
+    def _pass_tokens(self) -> int:
+        return _CPU_PASS_TOKENS if self._memory.device.type == "cpu" else _GPU_PASS_TOKENS
 
     def _shrink(self, size: int, length: int, error: Exception) -> None:
         too_much = (
@@ -144,6 +168,31 @@ def _num_items(item: Item, size: int, num_sequences: Callable[[Item], int] | Non
     if num_sequences is None:
         return size
     return max(1, _PASSES_AT_ONCE * size // max(num_sequences(item), 1))
+
+
+def num_alike(lengths: Sequence[int], pass_tokens: int) -> int:
+    """How many of the first sequences share a pass where all of them cost least, at least 1.
+
+    Sequences are cut, in their order, into passes. A pass costs what it reads, each of its
+    sequences padded to its longest, and pass_tokens more.
+
+    Args:
+        lengths: Tokens of each, at least one.
+        pass_tokens: What a pass costs beside its tokens, in tokens.
+    """
+    # From the back: the least that all from each one on cost.
+    costs, num_first = [0], 0
+    for first in reversed(range(len(lengths))):
+        padded = accumulate(lengths[first:], max)
+        rests = zip(padded, reversed(costs), strict=True)
+        choices = (
+            (size * longest + pass_tokens + rest, -size)
+            for size, (longest, rest) in enumerate(rests, start=1)
+        )
+        cost, negative = min(choices)  # of equal costs the larger pass
+        costs.append(cost)
+        num_first = -negative
+    return num_first
 
 
 class Progress:

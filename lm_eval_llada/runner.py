@@ -234,7 +234,9 @@ class Runner:
             )
             return [self._decided(text) for text in texts]
 
-        batches = self._batcher.process(items, measure, run)
+        # Most passes of a cache read a window alone, and no padding of the prompts.
+        is_padded = options.cache == "none"
+        batches = self._batcher.process(items, measure, run, is_padded=is_padded)
         yield from self._counted("generate_until", batches, progress)
 
     def _has_ended(self, plan: GenerationPlan, decided: Tensor) -> bool:

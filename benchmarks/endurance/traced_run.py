@@ -35,14 +35,19 @@ def trace(folder: Path) -> None:
             file.write(f"{event} {number}\n")
 
     def noted_process(
-        self: Batcher, items: Any, measure: Any, run: Callable[..., Any], *others: Any
+        self: Batcher,
+        items: Any,
+        measure: Any,
+        run: Callable[..., Any],
+        *others: Any,
+        **options: Any,
     ) -> Any:
         def noted_run(batch: Sequence[Any], size: int) -> Any:
             # The options of a question come as one item.
             note("start", sum(len(item) if isinstance(item, list) else 1 for item in batch))
             return run(batch, size)
 
-        return process(self, items, measure, noted_run, *others)
+        return process(self, items, measure, noted_run, *others, **options)
 
     def noted_put_many(self: AnswerStore, items: Iterable[Any]) -> None:
         listed = list(items)
