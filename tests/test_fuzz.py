@@ -81,6 +81,8 @@ ONE_NAME = {"weight_map": {"model.transformer.ln_f.weight": 3}, "metadata": {}}
         ("indices", ONE_NAME),
         ("indices", {"weight_map": {"a": "../outside.safetensors"}, "metadata": {}}),
         ("corpora", ("essays", b"\xe6{")),
+        ("corpora", ("essays", b'{"title": "", "text": "\\ud800"}')),
+        ("corpora", ("longbench", b'{"dataset": "trec", "_id": "\\uD800"}')),
     ],
 )
 def test_what_once_ended_otherwise_is_refused(family: str, value: Any) -> None:
@@ -98,6 +100,7 @@ def test_what_once_ended_otherwise_is_refused(family: str, value: Any) -> None:
         ("tokenizers", ({"eos_token": ..., "pad_token": ..., "bos_token": ...}, None)),
         ("configs", (["rope_theta"], {}, {"init_fn": 3}, {}, {})),
         ("corpora", ("pg19", b"A book of some words. \r\n" * 40)),
+        ("corpora", ("essays", b'{"title": "", "text": "\\ud83d\\ude00 %s"}' % (b"Words. " * 60))),
     ],
 )
 def test_odd_but_right_inputs_are_accepted(family: str, value: Any) -> None:

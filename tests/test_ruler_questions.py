@@ -215,7 +215,7 @@ def test_file_of_another_name_is_taken_by_its_form(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("not json", "is not of the form of .*JSONDecodeError"),
+        ("not json", "is not of the form of .*: not JSON"),
         ("[1, 2]", "is not of the form of .*TypeError"),
         ('{"data": [{"title": "x"}], "x": [[["context"]]]}', "is not of the form of"),
     ],

@@ -90,7 +90,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     for place, line in numbered_lines(path):
-        row = parse_json_line(place, line)
+        row = parse_json(place, line)
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected an object, got {line[:40]!r}.")
         rows.append(row)
@@ -106,20 +106,30 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield f"{path}, line {number}", line
 
 
-def parse_json_line(place: str, line: bytes) -> Any:
-    """Return what a line holds.
+def parse_json(place: str, data: bytes) -> Any:
+    """Return what a file or a line holds.
 
     Args:
-        place: Of the line, for the message.
-        line: As `numbered_lines` gives it.
+        place: Its name, for the message.
+        data: JSON.
 
     Raises:
-        ValueError: If the line is not JSON in UTF-8.
+        ValueError: If it is not JSON in UTF-8, or has half of a character.
     """
     try:
-        return json.loads(line.decode("utf-8"))
+        content = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not JSON ({error}).") from error
+    # Escapes can say what UTF-8 cannot, and tokenizers and tables would fail on it later.
+    if b"\\ud" in data.lower():
+        try:
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start : error.end])
+            raise ValueError(
+                f"{place}: {half} is half of a character; write both halves, or drop it."
+            ) from error
+    return content
 
 
 def _json_files(folder: Path) -> Iterator[Path]:

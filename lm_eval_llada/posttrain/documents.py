@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_eval_llada.data.sources import Source, numbered_lines, parse_json_line
+from lm_eval_llada.data.sources import Source, numbered_lines, parse_json
 from lm_eval_llada.data.texts import TEXTS, read_documents
 from lm_eval_llada.errors import nearest, require_whole
 
@@ -208,7 +208,7 @@ def read_json_texts(path: Path, text_field: str) -> Iterator[Callable[[], str]]:
 
 
 def _text_of_line(place: str, line: bytes, text_field: str) -> str:
-    row = parse_json_line(place, line)
+    row = parse_json(place, line)
     text = row.get(text_field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         found = ", ".join(row) if isinstance(row, dict) else type(row).__name__

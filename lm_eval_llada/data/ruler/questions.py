@@ -5,7 +5,6 @@ Source: RULER (arXiv 2404.06654), ``scripts/synthetic.yaml`` and ``scripts/data/
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 from lm_eval_llada.data.prompts import RulerTemplate, ruler_template, ruler_text
 from lm_eval_llada.data.ruler.making import Draft
-from lm_eval_llada.data.sources import Source, find_file
+from lm_eval_llada.data.sources import Source, find_file, parse_json
 from lm_eval_llada.errors import require_whole, unknown_choice
 
 
@@ -328,7 +327,7 @@ def _sorted_once(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.name, path.read_bytes())
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
