@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from posttrain_runs import LENGTH, losses, settings, write_yaml
 
 from lm_eval_llada.modeling import load_config, load_model
+from lm_eval_llada.posttrain import trainer
 from lm_eval_llada.posttrain.__main__ import main
 from lm_eval_llada.posttrain.checkpoints import last_whole_checkpoint
 from lm_eval_llada.posttrain.options import options_from
@@ -159,8 +161,9 @@ def test_two_ranks_have_the_losses_of_one(random_checkpoint, tmp_path) -> None:
         max_steps=20,
         save_strategy="no",
         gradient_accumulation_steps=1,
-        ddp_backend="gloo",
     )
+    # Without a backend each process once trained by itself, over the files of the other.
+    two["training"].pop("use_cpu")
     command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     done = subprocess.run(
         [
@@ -182,6 +185,16 @@ def test_two_ranks_have_the_losses_of_one(random_checkpoint, tmp_path) -> None:
     assert found["num_ranks"] == 2
     assert losses(found["log"]) == pytest.approx(expected, abs=1e-4)
     assert found["samples"] == record(tmp_path / "one")["samples"] == 80
+
+
+def test_processes_that_would_train_apart_are_stopped(
+    random_checkpoint, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(trainer, "TrainingArguments", lambda **_: SimpleNamespace(world_size=1))
+    options = options_from(settings(random_checkpoint, tmp_path))
+    with pytest.raises(ValueError, match="2 processes were started, but each would train"):
+        trainer.training_arguments(options)
 
 
 def test_the_result_is_evaluated_without_a_rope_argument(random_checkpoint, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,14 @@ def training_arguments(options: PosttrainOptions) -> TrainingArguments:
     """The arguments of transformers' Trainer.
 
     Raises:
-        ValueError: if transformers refuses a value.
+        ValueError: if transformers refuses a value, or the processes of a run would train apart.
     """
     evaluation = options.evaluation.every
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    # Left alone, transformers connects no ranks where it finds no accelerator.
+    on_cpus = {"use_cpu": True, "ddp_backend": "gloo"}
     settings: dict[str, Any] = {
+        **(on_cpus if num_ranks > 1 and not torch.accelerator.is_available() else {}),
         "report_to": "none",
         # A loss that is not a number is to be seen, not averaged away.
         "logging_nan_inf_filter": False,
@@ -175,7 +180,13 @@ def training_arguments(options: PosttrainOptions) -> TrainingArguments:
         "eval_strategy": "no" if evaluation is None else "steps",
         "eval_steps": evaluation,
     }
-    return TrainingArguments(**settings)
+    args = TrainingArguments(**settings)
+    if args.world_size != num_ranks:
+        raise ValueError(
+            f"{num_ranks} processes were started, but each would train by itself; set "
+            "training.ddp_backend, such as gloo with training.use_cpu, or start one process."
+        )
+    return args
 
 
 def make_stream(
