@@ -89,16 +89,38 @@ def run_cell(model: LLaDAForMaskedLM, tokenizer: Any, cell: Cell) -> dict[str, A
         num_distractors=cell.distractors,
     )
     options = SamplingOptions(steps=cell.steps, gen_length=cell.gen_length, cache=cell.cache)
-    denoise = make_denoiser(model)
-    right = dict.fromkeys(DEPTHS, 0)
-    batch_size = max(1, TOKENS_PER_BATCH // cell.length)
     start = time.perf_counter()
+    right = count_right(model, tokenizer, samples, options)
+    return {
+        **asdict(cell),
+        "right": {str(depth): count for depth, count in right.items()},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def count_right(
+    model: LLaDAForMaskedLM,
+    tokenizer: Any,
+    samples: Sequence[dict[str, Any]],
+    options: SamplingOptions,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> dict[int, int]:
+    """Right answers by depth, ascending.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the model.
+        samples: of one length, as `build_niah` makes them.
+        options: how to decode.
+        tokens_per_batch: tokens of a forward pass.
+    """
+    right = {int(depth): 0 for depth in sorted(sample["depth"] for sample in samples)}
+    batch_size = max(1, tokens_per_batch // samples[0]["length"])
     for first in range(0, len(samples), batch_size):
         batch = samples[first : first + batch_size]
-        prompts = [torch.tensor(tokenizer(s["prompt"])["input_ids"]) for s in batch]
         outputs = generate(
-            denoise,
-            prompts,
+            make_denoiser(model),
+            [torch.tensor(tokenizer(s["prompt"])["input_ids"]) for s in batch],
             options,
             mask_token_id=model.config.mask_token_id,
             eos_token_id=model.config.eos_token_id,
@@ -107,11 +129,7 @@ def run_cell(model: LLaDAForMaskedLM, tokenizer: Any, cell: Cell) -> dict[str, A
         for sample, output in zip(batch, outputs, strict=True):
             text = tokenizer.decode(output, skip_special_tokens=True)
             right[int(sample["depth"])] += int(niah_exact(text, sample["answer"]) == 100)
-    return {
-        **asdict(cell),
-        "right": {str(depth): count for depth, count in right.items()},
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+    return right
 
 
 def measure(arguments: argparse.Namespace) -> None:
