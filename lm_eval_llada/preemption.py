@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType
 
 EXIT_CODE = 75
 """Of a run that was told to stop: neither done nor wrong, worth starting again (EX_TEMPFAIL)."""
 
 _told = False
+_is_forking = False
 
 
 class Preempted(Exception):
@@ -25,25 +27,28 @@ def watch() -> None:
     signal.signal(signal.SIGTERM, _note)
 
 
-def _hold() -> None:
-    """Keep SIGTERM pending while a process forks: its child would note it, and go on."""
-    if signal.getsignal(signal.SIGTERM) is _note:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+def _forget() -> None:
+    """Let SIGTERM end a process that is about to be forked, wherever it is stuck from then on.
 
-
-def _release() -> None:
-    if signal.getsignal(signal.SIGTERM) is _note:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-
-
-def _release_child() -> None:
-    if signal.getsignal(signal.SIGTERM) is _note:
+    Blocking it until the child has started is not enough: with threads around, a child can hang
+    inside the fork itself, before any hook of ours runs in it.
+    """
+    global _is_forking
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is _note:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        _is_forking = True
+
+
+def _remember() -> None:
+    global _is_forking
+    if _is_forking:
+        signal.signal(signal.SIGTERM, _note)
+        _is_forking = False
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_child)
+    os.register_at_fork(before=_forget, after_in_parent=_remember)
 
 
 def was_told() -> bool:
