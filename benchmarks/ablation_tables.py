@@ -7,9 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from ablation_cells import TARGET_LENGTH, all_cells
-
-from lm_eval_llada.report.document import GAP, Paragraph, Section, Table, number, signed, table
+from benchmarks.ablation_cells import TARGET_LENGTH, all_cells
+from lm_eval_llada.report.document import (
+    GAP,
+    Paragraph,
+    Section,
+    Table,
+    number,
+    signed,
+    table,
+)
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.published import published_numbers
 

@@ -1,6 +1,6 @@
 """Measured time of exact generation, by context length, against the operations `cost` counts.
 
-    OMP_NUM_THREADS=1 python benchmarks/cost_model.py
+    OMP_NUM_THREADS=1 python -m benchmarks.cost_model
 
 A random model with LLaDA-8B's proportions (8 layers, width 512, MLP 1536, heads of 64, vocabulary
 4,608, so that the head is about as small a part of the work) generates a few tokens after prompts
@@ -29,10 +29,14 @@ from statistics import fmean, median
 import numpy as np
 import torch
 
-from lm_eval_llada.cost import Work, generation_work
-from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, make_denoiser
-from lm_eval_llada.provenance import machine, package_commit
-from lm_eval_llada.sampler import SamplingOptions, generate
+from lm_eval_llada.checkpoints.provenance import machine, package_commit
+from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
+from lm_eval_llada.modeling import (
+    LLaDAConfig,
+    LLaDAForMaskedLM,
+    make_denoiser,
+)
+from lm_eval_llada.modeling.cost import Work, generation_work
 
 CONTEXTS = (512, 1024, 2048, 4096, 8192)
 TARGET = 0.25

@@ -1,6 +1,6 @@
 """Perplexity of held-out text under a checkpoint, by context length, against a bigram model.
 
-    python benchmarks/heldout_perplexity.py --pretrained tiny-llada
+    python -m benchmarks.heldout_perplexity --pretrained tiny-llada
 
 The held-out text is cut into windows. The last 64 tokens of each window are scored given all before
 them, as LongLLaDA does (plain mean cross entropy over masked tokens, `--mc-num` draws). The bigram
@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
-from lm_eval_llada.data.counting import load_tokenizer
-from lm_eval_llada.data.documents import heldout_text
-from lm_eval_llada.likelihood import LikelihoodOptions, log_likelihoods
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
 from lm_eval_llada.modeling import load_model, make_denoiser
+from lm_eval_llada.tasks.text.haystacks import heldout_text
+from lm_eval_llada.tasks.token_counts import load_tokenizer
 from lm_eval_llada.tiny.corpus import read_corpus
 from lm_eval_llada.tiny.samples import CHUNK_LENGTH
 

@@ -1,6 +1,6 @@
 """Sweeps λ: which needles are found at each, and how near the frontier it predicts comes.
 
-    python benchmarks/lambda_sweep.py --repeats 3 --output results/lambda_sweep
+    python -m benchmarks.lambda_sweep --repeats 3 --output results/lambda_sweep
 
 The counterpart of LongLLaDA's Figure 6 (arXiv 2506.14429) for a checkpoint of any size. Each
 multiple of the trained context gives a context length, and the λ with which NTK aims at that
@@ -28,12 +28,28 @@ from typing import Any
 
 from lm_eval.utils import simple_parse_args_string
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
-from lm_eval_llada.demo import DemoOptions, run_evaluations, write_tasks
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.cli.demo import (
+    DemoOptions,
+    run_evaluations,
+    write_tasks,
+)
 from lm_eval_llada.errors import require_whole
 from lm_eval_llada.modeling import load_config
-from lm_eval_llada.report import Run, draw_heatmaps, find_results, read_run
-from lm_eval_llada.report.document import Paragraph, Section, Table, number, signed, table
+from lm_eval_llada.report import (
+    Run,
+    draw_heatmaps,
+    find_results,
+    read_run,
+)
+from lm_eval_llada.report.document import (
+    Paragraph,
+    Section,
+    Table,
+    number,
+    signed,
+    table,
+)
 from lm_eval_llada.report.figures import new_figure, save_figure
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.needles import frontier_caption, frontier_rows

@@ -1,6 +1,6 @@
 """Hides far tokens from some layers, and counts the needles that are found then.
 
-    python benchmarks/near_attention.py --pretrained tiny-llama --length 2048 --within 512
+    python -m benchmarks.near_attention --pretrained tiny-llama --length 2048 --within 512
 
 Tells what a model loses beyond its trained context: where hiding far tokens from the first layer
 brings needles back, that layer had mistaken them for near ones. `--within 0` hides nothing.
@@ -25,13 +25,18 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
-from lm_eval_llada.data.counting import load_tokenizer
-from lm_eval_llada.data.documents import heldout_text
-from lm_eval_llada.data.niah import build_niah
-from lm_eval_llada.metrics import niah_exact
-from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_model, make_denoiser
-from lm_eval_llada.sampler import SamplingOptions, generate
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
+from lm_eval_llada.modeling import (
+    LLaDAConfig,
+    LLaDAForMaskedLM,
+    load_model,
+    make_denoiser,
+)
+from lm_eval_llada.tasks.niah.scores import niah_exact
+from lm_eval_llada.tasks.niah.single import build_niah
+from lm_eval_llada.tasks.text.haystacks import heldout_text
+from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 DEPTHS = (0, 20, 40, 60, 80, 90, 100)
 GEN_LENGTH = 8

@@ -1,6 +1,6 @@
 """Measures retrieval of a checkpoint by context length, depth and RoPE method, with intervals.
 
-    python benchmarks/niah_evidence.py --pretrained tiny-llada --label seed0
+    python -m benchmarks.niah_evidence --pretrained tiny-llada --label seed0
 
 Each cell is a context length, a RoPE setting and a number of distractors: needles of other keys
 that differ from the one asked for in nothing else. A cell has `--samples` samples at each of eleven
@@ -25,14 +25,22 @@ from typing import Any
 
 import torch
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
-from lm_eval_llada.data.counting import load_tokenizer
-from lm_eval_llada.data.niah import build_niah
-from lm_eval_llada.metrics import niah_exact, wilson_interval
-from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.diffusion.sampler import (
+    CACHES,
+    SamplingOptions,
+    generate,
+)
+from lm_eval_llada.modeling import (
+    LLaDAForMaskedLM,
+    load_model,
+    make_denoiser,
+)
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.rope import RopeChoice
-from lm_eval_llada.sampler import CACHES, SamplingOptions, generate
+from lm_eval_llada.tasks.niah.scores import niah_exact, wilson_interval
+from lm_eval_llada.tasks.niah.single import build_niah
+from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 DEPTHS = tuple(range(0, 101, 10))
 TOKENS_PER_BATCH = 8192

@@ -1,8 +1,8 @@
 """Measures what UltraLLaDA's parts do on the shipped model: rotation, masking strategy, d_crit.
 
-    python benchmarks/posttrain_ablation.py                                  # what is missing
-    python benchmarks/posttrain_ablation.py --only ntk-free none-eod-seed0
-    python benchmarks/posttrain_ablation.py --table                          # runs nothing
+    python -m benchmarks.posttrain_ablation                                  # what is missing
+    python -m benchmarks.posttrain_ablation --only ntk-free none-eod-seed0
+    python -m benchmarks.posttrain_ablation --table                          # runs nothing
 
 A cell is tiny-llada under a rotation made for 4,096 tokens, eight times its trained context: {none,
 ntk, diffusion_ntk} without training, and post-trained on 72 samples of 4,096 tokens under each of
@@ -38,20 +38,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablation_cells import Cell, append_record, chosen, read_records
-from ablation_tables import tables
-from niah_evidence import count_right
 from torch import Tensor
 
+from benchmarks.ablation_cells import Cell, append_record, chosen, read_records
+from benchmarks.ablation_tables import tables
+from benchmarks.niah_evidence import count_right
 from lm_eval_llada import __version__
-from lm_eval_llada.checkpoints import resolve_checkpoint
-from lm_eval_llada.data.counting import load_tokenizer
-from lm_eval_llada.data.documents import heldout_text
-from lm_eval_llada.data.niah import build_niah
-from lm_eval_llada.likelihood import LikelihoodOptions, log_likelihoods
-from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
-from lm_eval_llada.requests import content_seed
-from lm_eval_llada.sampler import SamplingOptions
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
+from lm_eval_llada.diffusion.sampler import SamplingOptions
+from lm_eval_llada.engine.requests import content_seed
+from lm_eval_llada.modeling import (
+    LLaDAForMaskedLM,
+    load_model,
+    make_denoiser,
+)
+from lm_eval_llada.tasks.niah.single import build_niah
+from lm_eval_llada.tasks.text.haystacks import heldout_text
+from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 LENGTHS = (512, 1024, 2048, 4096)
 DEPTHS = (0, 25, 50, 75, 100)

@@ -1,6 +1,6 @@
 """Measures how long the samples of every RULER task take to make.
 
-    python benchmarks/ruler_generation.py --length 32768 --data-dir <folder>
+    python -m benchmarks.ruler_generation --length 32768 --data-dir <folder>
 
 Each task first makes one sample, which reads its corpus and fills every cache, and then
 `--num-samples` more. Time is CPU time of this process, so that other work on the machine counts
@@ -25,10 +25,10 @@ from typing import Any
 import tokenizers
 
 from lm_eval_llada import __version__
-from lm_eval_llada.data.counting import load_tokenizer
-from lm_eval_llada.data.prompts import ruler_template
-from lm_eval_llada.data.ruler.dataset import build_ruler
-from lm_eval_llada.data.ruler.options import RULER_TASKS, kind_of
+from lm_eval_llada.tasks.prompts import ruler_template
+from lm_eval_llada.tasks.ruler.options import RULER_TASKS, kind_of
+from lm_eval_llada.tasks.ruler.samples import build_ruler
+from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 PUBLISHED_SAMPLES = 100
 

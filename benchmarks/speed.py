@@ -1,8 +1,8 @@
 """Measures how much time and memory the package saves, against plain loops and its own exact mode.
 
-    python benchmarks/speed.py                          # all cases, 20 to 25 minutes on two cores
-    python benchmarks/speed.py --only generation_p early_end
-    python benchmarks/speed.py --table                  # what has been found
+    python -m benchmarks.speed                          # all cases, 20 to 25 minutes on two cores
+    python -m benchmarks.speed --only generation_p early_end
+    python -m benchmarks.speed --table                  # what has been found
 
 Both sides of a case run in this process on the same weights, in turns, after a warm-up, in float32
 on the CPU; time is the median of the repeats, the spread slowest less fastest as a share of it. The
@@ -38,13 +38,18 @@ from typing import Any
 
 import torch
 import transformers
-from speed_cases import CASES
-from speed_measure import Stopwatch, added_peak, make_row, peak_apart
-from speed_models import Scale
 
+from benchmarks.speed_cases import CASES
+from benchmarks.speed_measure import Stopwatch, added_peak, make_row, peak_apart
+from benchmarks.speed_models import Scale
+from lm_eval_llada.checkpoints.provenance import machine, package_commit
 from lm_eval_llada.errors import require_whole, unknown_choice
-from lm_eval_llada.provenance import machine, package_commit
-from lm_eval_llada.report.document import GAP, Table, number, table
+from lm_eval_llada.report.document import (
+    GAP,
+    Table,
+    number,
+    table,
+)
 from lm_eval_llada.report.terminal import aligned
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "speed.jsonl"

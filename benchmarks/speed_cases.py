@@ -8,9 +8,10 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from speed_likelihood import likelihood_case
-from speed_measure import Case, Outcome, Side, equal_outputs, scores, shared_tokens
-from speed_models import (
+
+from benchmarks.speed_likelihood import likelihood_case
+from benchmarks.speed_measure import Case, Outcome, Side, equal_outputs, scores, shared_tokens
+from benchmarks.speed_models import (
     Scale,
     batched_side,
     generate_side,
@@ -21,10 +22,9 @@ from speed_models import (
     random_prompts,
     tiny,
 )
-
-from lm_eval_llada.data.niah import build_niah
-from lm_eval_llada.metrics import niah_score
-from lm_eval_llada.sampler import SamplingOptions
+from lm_eval_llada.diffusion.sampler import SamplingOptions
+from lm_eval_llada.tasks.niah.scores import niah_score
+from lm_eval_llada.tasks.niah.single import build_niah
 
 MOST_LOST = 2.0
 """Points of a needle score that a cache may cost."""

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from speed_measure import Case, Outcome, Side, Verdict, equal_values, rms_deviation
-from speed_models import Scale, counted, tiny
 from torch import Tensor
 
-from lm_eval_llada.data.documents import heldout_text
-from lm_eval_llada.denoising import DenoiserStats
-from lm_eval_llada.harness import LLaDALM
-from lm_eval_llada.requests import content_seed
-from lm_eval_llada.sampler import SamplingOptions
+from benchmarks.speed_measure import Case, Outcome, Side, Verdict, equal_values, rms_deviation
+from benchmarks.speed_models import Scale, counted, tiny
+from lm_eval_llada.diffusion.denoiser import DenoiserStats
+from lm_eval_llada.diffusion.sampler import SamplingOptions
+from lm_eval_llada.engine.requests import content_seed
+from lm_eval_llada.harness.llada import LLaDALM
+from lm_eval_llada.tasks.text.haystacks import heldout_text
 
 # After speed_models, which says where these two are.
-from likelihood_loops import plain_enumeration  # isort: skip
-from plain_loops import plain_generate, plain_log_likelihood, whole_forward  # isort: skip
+from tests.helpers.likelihood_loops import plain_enumeration
+from tests.helpers.plain_loops import plain_generate, plain_log_likelihood, whole_forward
 
 TOLERANCE = 1e-5
 """Of values, relative: what padding and the order of a batch may change in a float32 sum."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lm_eval_llada.denoising import DenoiserStats
+from lm_eval_llada.diffusion.denoiser import DenoiserStats
 from lm_eval_llada.modeling import LLaDAForMaskedLM
 
 _STATUS = Path("/proc/self/status")

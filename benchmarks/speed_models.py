@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from cost_model import MODEL
-from speed_measure import Outcome, Side
 from torch import Tensor
 
-from lm_eval_llada.batching import Progress
-from lm_eval_llada.denoising import DenoiserStats
-from lm_eval_llada.harness import LLaDALM
-from lm_eval_llada.modeling import KeyValueCache, LLaDAConfig, LLaDAForMaskedLM, make_denoiser
-from lm_eval_llada.requests import GenerationPlan
-from lm_eval_llada.runner import Generation
-from lm_eval_llada.sampler import SamplingOptions, generate
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from plain_loops import Denoise, plain_generate, whole_forward  # noqa: E402
-from toy_requests import generations  # noqa: E402
+from benchmarks.cost_model import MODEL
+from benchmarks.speed_measure import Outcome, Side
+from lm_eval_llada.diffusion.denoiser import DenoiserStats
+from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
+from lm_eval_llada.engine.batching import Progress
+from lm_eval_llada.engine.requests import GenerationPlan
+from lm_eval_llada.engine.runner import Generation
+from lm_eval_llada.harness.llada import LLaDALM
+from lm_eval_llada.modeling import (
+    KeyValueCache,
+    LLaDAConfig,
+    LLaDAForMaskedLM,
+    make_denoiser,
+)
+from tests.helpers.plain_loops import Denoise, plain_generate, whole_forward
+from tests.helpers.toy_requests import generations
 
 VOCABULARIES = {"P": MODEL.vocab_size, "V": 126_464}
 _INIT_STD = 0.08

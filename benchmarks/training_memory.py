@@ -1,6 +1,6 @@
 """Measures the peak memory of a training step by sequence length, for each way to attend.
 
-    python benchmarks/training_memory.py
+    python -m benchmarks.training_memory
 
 The model is random, with LLaDA-8B's proportions at width 256: heads of 128, an MLP three times as
 wide, and a vocabulary 31 times. A step is the forward pass with half of the tokens masked, the sum
@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from speed_measure import peak_growth
 from torch import Tensor
 
+from benchmarks.speed_measure import peak_growth
 from lm_eval_llada import __version__
 from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
 from lm_eval_llada.posttrain.document_attention import logits_by_document, rows_by_document

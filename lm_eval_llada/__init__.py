@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_eval_llada.registration import register_models
+from lm_eval_llada.harness.registration import register_models
 
 __version__ = "0.1.0"
 

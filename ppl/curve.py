@@ -20,10 +20,16 @@ from pathlib import Path
 
 from lm_eval.utils import simple_parse_args_string
 
-from lm_eval_llada.curve_scores import CAUSAL_ESTIMATOR, MASKED_ESTIMATORS
-from lm_eval_llada.curves import MODELS, SPACINGS, CurveOptions, CurveRun, run_curve
-from lm_eval_llada.data.texts import TEXTS
+from lm_eval_llada.curves.run import (
+    MODELS,
+    SPACINGS,
+    CurveOptions,
+    CurveRun,
+    run_curve,
+)
+from lm_eval_llada.curves.scores import CAUSAL_ESTIMATOR, MASKED_ESTIMATORS
 from lm_eval_llada.report.curves import curve_table, read_curves
+from lm_eval_llada.tasks.text.long_texts import TEXTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

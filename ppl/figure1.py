@@ -24,15 +24,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
-from lm_eval_llada.curves import CurveOptions, CurveRun, run_curve
-from lm_eval_llada.demo import DemoOptions, run_evaluations, write_tasks
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.cli.demo import (
+    DemoOptions,
+    run_evaluations,
+    write_tasks,
+)
+from lm_eval_llada.curves.run import (
+    CurveOptions,
+    CurveRun,
+    run_curve,
+)
 from lm_eval_llada.errors import require_whole
-from lm_eval_llada.metrics.perplexity import safe_exp
 from lm_eval_llada.modeling import load_config
-from lm_eval_llada.report.curves import Series, draw_curves, read_curves
+from lm_eval_llada.report.curves import (
+    Series,
+    draw_curves,
+    read_curves,
+)
 from lm_eval_llada.report.figures import new_figure, save_figure
-from lm_eval_llada.report.rows import Run, find_results, read_run
+from lm_eval_llada.report.rows import (
+    Run,
+    find_results,
+    read_run,
+)
+from lm_eval_llada.tasks.perplexity.scores import safe_exp
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm_eval_llada.report.curves import KINDS, UNITS, Series, draw_curves, read_curves
+from lm_eval_llada.report.curves import (
+    KINDS,
+    UNITS,
+    Series,
+    draw_curves,
+    read_curves,
+)
 from lm_eval_llada.report.figures import new_figure, save_figure
 
 _SUFFIXES = (".png", ".svg")

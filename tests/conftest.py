@@ -28,9 +28,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random LLaDA model with its tokenizer: grouped heads, untied, 600 tokens."""
     import torch
-    from toy_tokenizer import toy_tokenizer
 
     from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
+    from tests.helpers.toy_tokenizer import toy_tokenizer
 
     config = LLaDAConfig(
         vocab_size=600,
@@ -58,7 +58,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make(random_checkpoint: Path) -> Callable[..., Any]:
     """Builds the harness' model on `random_checkpoint` from further model_args."""
-    from lm_eval_llada.harness import LLaDALM
+    from lm_eval_llada.harness.llada import LLaDALM
 
     def build(**model_args: object) -> LLaDALM:
         defaults = {"pretrained": str(random_checkpoint), "device": "cpu", "mc_num": 12}

@@ -1,7 +1,7 @@
 """Feeds generated inputs of every kind to the package and counts what becomes of them.
 
-    python benchmarks/endurance/fuzz.py --examples 1000
-    python benchmarks/endurance/fuzz.py --families configs indices --examples 5000 --seed 7
+    python -m benchmarks.endurance.fuzz --examples 1000
+    python -m benchmarks.endurance.fuzz --families configs indices --examples 5000 --seed 7
 
 Inputs come from the strategies of `tests/fuzz_settings.py` and `tests/fuzz_files.py`, of which the
 test suite runs a few. An input is accepted, and its result satisfies what has to hold; or refused,
@@ -28,12 +28,12 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from fuzz_files import FAMILIES as FILES  # noqa: E402
-from fuzz_oracle import Family, is_accepted  # noqa: E402
-from fuzz_settings import FAMILIES as SETTINGS  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
+
+from tests.helpers.fuzz_files import FAMILIES as FILES  # noqa: E402
+from tests.helpers.fuzz_oracle import Family, is_accepted  # noqa: E402
+from tests.helpers.fuzz_settings import FAMILIES as SETTINGS  # noqa: E402
 
 FAMILIES = {family.name: family for family in (*SETTINGS, *FILES)}
 _PACKAGE = "lm_eval_llada"

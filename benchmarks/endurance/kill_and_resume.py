@@ -1,7 +1,7 @@
 """Kills a run at random moments, goes on with another number of ranks, and compares the answers.
 
-    python benchmarks/endurance/kill_and_resume.py
-    python benchmarks/endurance/kill_and_resume.py --ratio
+    python -m benchmarks.endurance.kill_and_resume
+    python -m benchmarks.endurance.kill_and_resume --ratio
 
 Sampled texts, multiple choice and rolling likelihoods of a shipped model run whole on 1, 2 and 3
 CPU ranks. Then one run gets SIGKILL, all of its ranks at once, `--kills` times: two of the kills
@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runs import (
+from benchmarks.endurance.runs import (
     NUM_ANSWERS,
     Setting,
     answers,
@@ -43,8 +43,8 @@ from runs import (
     run_whole,
     start,
 )
-from runs import work as work_of
-from traced_run import FOLDER
+from benchmarks.endurance.runs import work as work_of
+from benchmarks.endurance.traced_run import FOLDER
 
 TOLERANCE = 1e-5
 MOST_RATIO = 1.25

@@ -1,6 +1,6 @@
 """Sends many requests through one process and watches how much memory it holds.
 
-    python benchmarks/endurance/soak.py
+    python -m benchmarks.endurance.soak
 
 Rounds of short generations and multiple-choice questions, no two of them equal, go through
 `LLaDALM` with its answers on disk. Resident memory is read whenever a request is answered. Growth
@@ -24,8 +24,8 @@ from typing import Any
 import psutil
 from lm_eval.api.instance import Instance
 
-from lm_eval_llada.data.documents import heldout_text
-from lm_eval_llada.harness import LLaDALM
+from lm_eval_llada.harness.llada import LLaDALM
+from lm_eval_llada.tasks.text.haystacks import heldout_text
 
 MOST_GROWTH = 0.05
 _ROUND = 100

@@ -16,9 +16,9 @@ from typing import Any
 
 from lm_eval.tasks import TaskManager
 
-from lm_eval_llada.__main__ import main
-from lm_eval_llada.answers import AnswerStore
-from lm_eval_llada.batching import Batcher
+from lm_eval_llada.cli.main import main
+from lm_eval_llada.engine.answers import AnswerStore
+from lm_eval_llada.engine.batching import Batcher
 
 FOLDER = "ENDURANCE_TRACE"
 """Environment variable; without it nothing is noted."""

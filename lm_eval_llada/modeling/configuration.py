@@ -9,7 +9,11 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from lm_eval_llada.errors import unknown_choice
-from lm_eval_llada.rope import ResolvedRope, RopeChoice, resolve
+from lm_eval_llada.rope import (
+    ResolvedRope,
+    RopeChoice,
+    resolve,
+)
 
 _DEFAULT_ROPE_THETA = 10_000.0
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")

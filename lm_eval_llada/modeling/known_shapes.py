@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.loading import load_config
 

@@ -19,7 +19,7 @@ from transformers.utils import (
     is_bitsandbytes_available,
 )
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
 from lm_eval_llada.modeling.model import LLaDAForMaskedLM, check_attention

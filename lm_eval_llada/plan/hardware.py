@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import require_number, require_whole
+from lm_eval_llada.errors import require_number, require_whole
 
 DEFAULT_TFLOPS = 400.0
 DEFAULT_MEMORY_GB = 80.0

@@ -18,16 +18,16 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 
-from ..arguments import ModelArguments
-from ..data.longbench import LongBenchOptions
-from ..data.niah_options import NiahOptions
-from ..data.perplexity import PerplexityOptions, chunk_ends
-from ..data.ruler.options import RulerOptions
-from ..data.settings import own_settings
-from ..harness import LLaDALM
-from ..likelihood import rolling_windows
-from ..requests import fit_prompt, plan_generation
-from ..sampler import SamplingOptions
+from lm_eval_llada.diffusion.likelihood import rolling_windows
+from lm_eval_llada.diffusion.sampler import SamplingOptions
+from lm_eval_llada.engine.arguments import ModelArguments
+from lm_eval_llada.engine.requests import fit_prompt, plan_generation
+from lm_eval_llada.harness.llada import LLaDALM
+from lm_eval_llada.tasks.longbench.samples import LongBenchOptions
+from lm_eval_llada.tasks.niah.options import NiahOptions
+from lm_eval_llada.tasks.perplexity.samples import PerplexityOptions, chunk_ends
+from lm_eval_llada.tasks.ruler.options import RulerOptions
+from lm_eval_llada.tasks.settings import own_settings
 
 # Documents of each dataset (LongBench, arXiv 2308.14508, table 1); all others have 200.
 _LONGBENCH_SIZES = {"multifieldqa_en": 150, "lcc": 500, "repobench-p": 500}
@@ -288,13 +288,13 @@ def _own(
     return own_settings(settings, names, what)
 
 
-_LONGBENCH = "lm_eval_llada.data.longbench.longbench_dataset"
+_LONGBENCH = "lm_eval_llada.tasks.longbench.samples.longbench_dataset"
 _LENGTHS: dict[str, Callable[[Mapping[str, Any], SamplingOptions | None], Lengths]] = {
-    "lm_eval_llada.data.niah.niah_dataset": _niah_lengths,
-    "lm_eval_llada.data.niah_multi.niah_multi_dataset": _niah_multi_lengths,
-    "lm_eval_llada.data.ruler.dataset.ruler_dataset": _ruler_lengths,
+    "lm_eval_llada.tasks.niah.single.niah_dataset": _niah_lengths,
+    "lm_eval_llada.tasks.niah.multi.niah_multi_dataset": _niah_multi_lengths,
+    "lm_eval_llada.tasks.ruler.samples.ruler_dataset": _ruler_lengths,
     _LONGBENCH: _longbench_lengths,
-    "lm_eval_llada.data.perplexity.perplexity_dataset": _perplexity_lengths,
+    "lm_eval_llada.tasks.perplexity.samples.perplexity_dataset": _perplexity_lengths,
 }
 
 

@@ -15,7 +15,11 @@ import torch
 
 from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
 from lm_eval_llada.posttrain.loss import LOGITS_AT_ONCE
-from lm_eval_llada.posttrain.model import add_lora, extended_config, runs_by_document
+from lm_eval_llada.posttrain.model import (
+    add_lora,
+    extended_config,
+    runs_by_document,
+)
 from lm_eval_llada.posttrain.options import PosttrainOptions
 
 GIGABYTE = 2**30

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from lm_eval_llada.data.niah import build_niah
-from lm_eval_llada.metrics import niah_exact
+from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import make_denoiser
 from lm_eval_llada.posttrain.options import EvaluationOptions
-from lm_eval_llada.sampler import SamplingOptions, generate
+from lm_eval_llada.tasks.niah.scores import niah_exact
+from lm_eval_llada.tasks.niah.single import build_niah
 
 
 class NeedleCheck:

@@ -16,8 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lm_eval_llada.diffusion import forward_process, pad_right
-from lm_eval_llada.errors import require_number, require_whole, unknown_choice
+from lm_eval_llada.diffusion.masks import forward_process, pad_right
+from lm_eval_llada.errors import (
+    require_number,
+    require_whole,
+    unknown_choice,
+)
 from lm_eval_llada.posttrain.packing import PADDING_DOCUMENT, Packed
 
 LOSSES = ("weighted", "unweighted")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import MaskedLMOutput
 
-from lm_eval_llada.checkpoints import resolve_checkpoint
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling import (
     LLaDAConfig,

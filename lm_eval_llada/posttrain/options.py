@@ -11,15 +11,20 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
-from lm_eval_llada.checkpoints import DEFAULT_CHECKPOINT, resolve_checkpoint
-from lm_eval_llada.data.niah_options import checked_depths
-from lm_eval_llada.data.settings import changed
-from lm_eval_llada.errors import nearest, require_number, require_whole, unknown_choice
+from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT, resolve_checkpoint
+from lm_eval_llada.errors import (
+    nearest,
+    require_number,
+    require_whole,
+    unknown_choice,
+)
 from lm_eval_llada.modeling.loading import DTYPES
 from lm_eval_llada.modeling.model import ATTENTION_IMPLEMENTATIONS
 from lm_eval_llada.posttrain.loss import ObjectiveOptions
 from lm_eval_llada.posttrain.packing import STRATEGIES
 from lm_eval_llada.rope import EXTRA_KEYS, RopeChoice
+from lm_eval_llada.tasks.niah.options import checked_depths
+from lm_eval_llada.tasks.settings import changed
 
 _ROPE_NAMES = {"method": "rope_method", "scale": "rope_scale", "force": "force_rope"}
 _LENGTH_DEPENDENT = ("dynamic", "longrope")

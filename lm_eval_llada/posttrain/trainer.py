@@ -16,9 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from lm_eval_llada.data.counting import load_tokenizer
-from lm_eval_llada.posttrain.checkpoints import last_whole_checkpoint, read_place, write_place
-from lm_eval_llada.posttrain.documents import StreamOptions, open_documents
+from lm_eval_llada.posttrain.document_stream import StreamOptions, open_documents
 from lm_eval_llada.posttrain.evaluation import NeedleCheck
 from lm_eval_llada.posttrain.model import (
     extended_config,
@@ -28,8 +26,23 @@ from lm_eval_llada.posttrain.model import (
     save_weights,
 )
 from lm_eval_llada.posttrain.options import DataOptions, PosttrainOptions
-from lm_eval_llada.posttrain.packing import Packer, PackingOptions, PackingStatistics, Resumable
-from lm_eval_llada.posttrain.stream import STATE, SampleStream, Share
+from lm_eval_llada.posttrain.packing import (
+    Packer,
+    PackingOptions,
+    PackingStatistics,
+    Resumable,
+)
+from lm_eval_llada.posttrain.resume import (
+    last_whole_checkpoint,
+    read_place,
+    write_place,
+)
+from lm_eval_llada.posttrain.sample_stream import (
+    STATE,
+    SampleStream,
+    Share,
+)
+from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 RECORD_NAME = "posttrain.json"
 

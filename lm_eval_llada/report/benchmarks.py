@@ -9,8 +9,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from lm_eval_llada.metrics.longbench import CATEGORIES, DATASETS, longbench_averages
-from lm_eval_llada.metrics.ruler import GROUPS, ruler_averages
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -22,6 +20,12 @@ from lm_eval_llada.report.document import (
     with_error,
 )
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
+from lm_eval_llada.tasks.longbench.scores import (
+    CATEGORIES,
+    DATASETS,
+    longbench_averages,
+)
+from lm_eval_llada.tasks.ruler.scores import GROUPS, ruler_averages
 
 RULER_TASKS: tuple[str, ...] = tuple(task for group in GROUPS.values() for task in group)
 _OWN_SETTING = "package"

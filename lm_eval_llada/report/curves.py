@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_llada.errors import unknown_choice
-from lm_eval_llada.metrics.perplexity import (
+from lm_eval_llada.tasks.perplexity.scores import (
     ChunkScore,
     CurvePoint,
     Value,

@@ -10,8 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_llada.report.files import Found, ResultFile, SampleFile, Skipped
-from lm_eval_llada.report.rows import RopeFacts, model_arguments, needle_cells, rope_facts
+from lm_eval_llada.report.files import (
+    Found,
+    ResultFile,
+    SampleFile,
+    Skipped,
+)
+from lm_eval_llada.report.rows import (
+    RopeFacts,
+    model_arguments,
+    needle_cells,
+    rope_facts,
+)
 from lm_eval_llada.report.samples import Sample, read_samples
 
 _KINDS = {"llada": "diffusion", "hf_rope": "causal", "hf": "causal"}

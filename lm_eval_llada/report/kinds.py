@@ -6,9 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lm_eval_llada.metrics import clustered_stderr
-from lm_eval_llada.metrics.longbench import DATASETS
-from lm_eval_llada.metrics.ruler import GROUPS
 from lm_eval_llada.report.document import (
     Block,
     Bullets,
@@ -22,6 +19,9 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
 from lm_eval_llada.report.rows import needle_cells
 from lm_eval_llada.report.samples import Sample
+from lm_eval_llada.tasks.longbench.scores import DATASETS
+from lm_eval_llada.tasks.niah.scores import clustered_stderr
+from lm_eval_llada.tasks.ruler.scores import GROUPS
 
 _RULER_KINDS = {"niah": "retrieval", "agg": "aggregation", "qa": "question answering"}
 _LONGBENCH_KINDS = {

@@ -21,7 +21,11 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.figures import new_figure
 from lm_eval_llada.report.heatmap import draw_heatmaps
-from lm_eval_llada.report.needles import frontier_caption, frontier_rows, needle_runs
+from lm_eval_llada.report.needles import (
+    frontier_caption,
+    frontier_rows,
+    needle_runs,
+)
 from lm_eval_llada.report.rows import Run
 
 _SINGLE = "niah"

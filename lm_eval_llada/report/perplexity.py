@@ -8,8 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_eval_llada.metrics.perplexity import Value
-from lm_eval_llada.report.curves import Series, draw_curves, read_curve_file, read_curves
+from lm_eval_llada.report.curves import (
+    Series,
+    draw_curves,
+    read_curve_file,
+    read_curves,
+)
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -25,7 +29,12 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.figures import new_figure
 from lm_eval_llada.report.files import Skipped
-from lm_eval_llada.report.published import Measured, length_in_k, paper_name
+from lm_eval_llada.report.published import (
+    Measured,
+    length_in_k,
+    paper_name,
+)
+from lm_eval_llada.tasks.perplexity.scores import Value
 
 # The estimators whose perplexity is LongLLaDA's; the ELBO and DUEL are other quantities.
 _PUBLISHED_ESTIMATORS = ("masked_mean", "causal")

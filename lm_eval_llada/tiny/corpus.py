@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lm_eval_llada.data.words import EVALUATION_WORDS
+from lm_eval_llada.tasks.niah.words import EVALUATION_WORDS
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from lm_eval_llada.tiny.corpus import EOS_ID, SPECIAL_TOKENS, Corpus
+from lm_eval_llada.tiny.corpus import (
+    EOS_ID,
+    SPECIAL_TOKENS,
+    Corpus,
+)
 
 ATTRIBUTES = [
     "magic number",

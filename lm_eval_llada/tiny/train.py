@@ -26,10 +26,27 @@ from torch import Tensor
 
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling import LLaDAConfig
-from lm_eval_llada.tiny.corpus import BOS_ID, EOS_ID, MASK_ID, Corpus, read_corpus, train_tokenizer
-from lm_eval_llada.tiny.curriculum import FINAL_STAGE, STAGES, Batch, Stage, draw_batch
+from lm_eval_llada.tiny.corpus import (
+    BOS_ID,
+    EOS_ID,
+    MASK_ID,
+    Corpus,
+    read_corpus,
+    train_tokenizer,
+)
+from lm_eval_llada.tiny.curriculum import (
+    FINAL_STAGE,
+    STAGES,
+    Batch,
+    Stage,
+    draw_batch,
+)
 from lm_eval_llada.tiny.export import save_checkpoint
-from lm_eval_llada.tiny.objectives import block_matrices, build_model, predict
+from lm_eval_llada.tiny.objectives import (
+    block_matrices,
+    build_model,
+    predict,
+)
 from lm_eval_llada.tiny.samples import SampleMaker
 
 TRAIN_LENGTH = 512

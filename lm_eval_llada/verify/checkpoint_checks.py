@@ -14,15 +14,31 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..arguments import ModelArguments
-from ..checkpoints import resolve_checkpoint
-from ..distributed import choose_device
-from ..errors import require_whole
-from ..modeling import LLaDAConfig, LLaDAForMaskedLM, load_config
-from ..runner import Checkpoint, load_runner, open_checkpoint
-from .logit_comparison import native_logits
-from .model_checks import FAILED, PASSED, SKIPPED, Check, ModelChecks, compared, name_of
-from .official_logits import OfficialJob, official_logits
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.engine.arguments import ModelArguments
+from lm_eval_llada.engine.ranks import choose_device
+from lm_eval_llada.engine.runner import (
+    Checkpoint,
+    load_runner,
+    open_checkpoint,
+)
+from lm_eval_llada.errors import require_whole
+from lm_eval_llada.modeling import (
+    LLaDAConfig,
+    LLaDAForMaskedLM,
+    load_config,
+)
+from lm_eval_llada.verify.logit_comparison import native_logits
+from lm_eval_llada.verify.model_checks import (
+    FAILED,
+    PASSED,
+    SKIPPED,
+    Check,
+    ModelChecks,
+    compared,
+    name_of,
+)
+from lm_eval_llada.verify.official_logits import OfficialJob, official_logits
 
 _CONSENT = (
     "not compared with the checkpoint's own code, which is Python that somebody published; "

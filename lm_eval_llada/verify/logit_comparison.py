@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.documents import heldout_text
-from ..diffusion import random_mask
-from ..modeling import LLaDAForMaskedLM
-from ..tokenization import Tokenization
+from lm_eval_llada.diffusion.masks import random_mask
+from lm_eval_llada.engine.tokenization import Tokenization
+from lm_eval_llada.modeling import LLaDAForMaskedLM
+from lm_eval_llada.tasks.text.haystacks import heldout_text
 
 _SEED = 2025
 _MOST_ROWS = 64  # of a prompt: enough to compare, and 32 MB in fp32 for 128K tokens

@@ -13,15 +13,19 @@ from accelerate.utils import get_max_memory
 from torch import Tensor
 from tqdm import tqdm
 
-from ..arguments import ModelArguments
-from ..data.niah import DEPTHS, build_niah
-from ..metrics import niah_exact
-from ..modeling import LLaDAForMaskedLM, load_model, make_denoiser
-from ..requests import plan_generation
-from ..runner import Checkpoint
-from ..sampler import SamplingOptions, generate
-from ..tokenization import Tokenization
-from .logit_comparison import (
+from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
+from lm_eval_llada.engine.arguments import ModelArguments
+from lm_eval_llada.engine.requests import plan_generation
+from lm_eval_llada.engine.runner import Checkpoint
+from lm_eval_llada.engine.tokenization import Tokenization
+from lm_eval_llada.modeling import (
+    LLaDAForMaskedLM,
+    load_model,
+    make_denoiser,
+)
+from lm_eval_llada.tasks.niah.scores import niah_exact
+from lm_eval_llada.tasks.niah.single import DEPTHS, build_niah
+from lm_eval_llada.verify.logit_comparison import (
     TOLERANCES,
     MaskedPrompt,
     compare_logits,

@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from lm_eval_llada.data.documents import heldout_text
+from lm_eval_llada.tasks.text.haystacks import heldout_text
 
 _NUM_CHOICES = 4
 # Words of a context: the lengths come in turn, so that twice the documents are twice the work.

@@ -1,0 +1,1 @@
+"""What long runs have to stand: kills, many inputs, many requests."""

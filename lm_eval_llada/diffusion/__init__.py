@@ -1,0 +1,1 @@
+"""The mathematics of masked diffusion: masks, sampler, likelihoods; no model class."""

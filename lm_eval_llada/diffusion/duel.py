@@ -1,0 +1,120 @@
+"""Exact likelihood of a masked diffusion model under deterministic unmasking (DUEL)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
+from lm_eval_llada.diffusion.mask_plans import (
+    Estimate,
+    Pair,
+    longest_first,
+)
+from lm_eval_llada.diffusion.masks import (
+    NOT_FINITE,
+    Predictor,
+    choose_tokens,
+    forbid,
+    most_confident,
+    num_transfer_tokens,
+    token_ids,
+)
+from lm_eval_llada.errors import require_whole
+
+
+def duel_log_likelihoods(
+    denoise: Denoiser,
+    pairs: Sequence[Pair],
+    *,
+    mask_token_id: int,
+    steps: int | None = None,
+    pad_token_id: int | None = None,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    stats: DenoiserStats | None = None,
+) -> list[Estimate]:
+    """Log p(target | prefix) under the low-confidence sampler, one for each pair, in order.
+
+    The sampler's choice of positions is replayed: each step takes the positions the model is
+    surest of, adds the log probabilities of the true tokens there, and reveals those tokens. Where
+    a token is drawn from the model's distribution at the position chosen, this is the probability
+    of the text, not a bound: over all texts of one length it sums to 1. The mask token is never
+    drawn, so it has no share of any distribution.
+
+    Args:
+        denoise: the seam.
+        pairs: (prefix, target); an empty target has log-likelihood 0.
+        mask_token_id: id of the mask token.
+        steps: passes for each target, by the schedule of the sampler; None is one for each token.
+            Tokens revealed in one step are independent given what was known before it.
+        pad_token_id: id written into padding; None writes mask_token_id.
+        batch_size: sequences in a forward pass.
+        device: where the denoiser expects its input.
+        stats: filled as passes run, if given.
+
+    Returns:
+        Exact values: their standard error is 0.
+
+    Raises:
+        ValueError: if batch_size or steps is out of range, a tensor is not 1-D, or a needed logit
+            is NaN or infinite.
+
+    Source: DUEL (arXiv 2603.01367).
+    """
+    require_whole("batch_size", batch_size, 1)
+    if steps is not None:
+        require_whole("steps", steps, 1)
+    predictor = Predictor(denoise, mask_token_id, pad_token_id, device=device, stats=stats)
+    checked = [(token_ids("Each prefix", a), token_ids("Each target", b)) for a, b in pairs]
+    totals = [0.0] * len(pairs)
+    revealed = [torch.full_like(target, mask_token_id) for _, target in checked]
+    schedules = [_schedule(len(target), steps) for _, target in checked]
+    num_steps = [len(schedule) for schedule in schedules]
+    waiting = [i for i in longest_first(checked) if schedules[i]]
+    while waiting:
+        batch, waiting = waiting[:batch_size], waiting[batch_size:]
+        is_masked = [revealed[i] == mask_token_id for i in batch]
+        masked = [hidden.nonzero().squeeze(1) for hidden in is_masked]
+        log_probs, confidence = _scores(predictor, checked, revealed, batch, masked)
+        for k, i in enumerate(batch):
+            chosen = most_confident(confidence[k], schedules[i].pop(0))
+            totals[i] += float(log_probs[k][chosen].sum())
+            position = masked[k][chosen]
+            revealed[i][position] = checked[i][1][position]
+        waiting = [i for i in batch if schedules[i]] + waiting
+    return [Estimate(total, 0.0, num) for total, num in zip(totals, num_steps, strict=True)]
+
+
+def _schedule(length: int, steps: int | None) -> list[int]:
+    if not length:
+        return []
+    return [count for count in num_transfer_tokens(length, steps or length) if count]
+
+
+def _scores(
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    revealed: Sequence[Tensor],
+    batch: Sequence[int],
+    masked: Sequence[Tensor],
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Log probability of the true token and the highest probability, at each masked position."""
+    prompt_lengths = [len(pairs[i][0]) for i in batch]
+    logits = predictor.logits(
+        [torch.cat([pairs[i][0], revealed[i]]) for i in batch],
+        [positions + shift for positions, shift in zip(masked, prompt_lengths, strict=True)],
+        prompt_lengths,
+    )
+    forbidden = [predictor.mask_token_id]
+    _, confidence = choose_tokens(logits, forbidden)
+    allowed = forbid(logits, forbidden)
+    truths = torch.cat([pairs[i][1][positions] for i, positions in zip(batch, masked, strict=True)])
+    true_logits = allowed.gather(1, truths.to(logits.device)[:, None]).squeeze(1)
+    log_probs = (true_logits - allowed.logsumexp(dim=-1)).double().cpu()
+    if bool(log_probs.isnan().any()):
+        raise ValueError(NOT_FINITE)
+    sizes = [len(positions) for positions in masked]
+    return log_probs.split(sizes), confidence.split(sizes)

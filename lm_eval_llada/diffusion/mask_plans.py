@@ -1,0 +1,182 @@
+"""Mask plans: the masks a target is scored under, and how their scores make an estimate."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
+from lm_eval_llada.diffusion.masks import (
+    MAX_ENUMERATED_LENGTH,
+    Predictor,
+    elbo_weights,
+    enumerate_masks,
+    mask_probabilities,
+    random_mask,
+)
+from lm_eval_llada.errors import (
+    require_number,
+    require_whole,
+    unknown_choice,
+)
+
+METHODS = ("auto", "mc", "enumerate")
+
+# More than the options of a question need, few enough that progress is seen and saved.
+_MASKS_OF_A_GROUP = 2048
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions:
+    """How to estimate log-likelihoods.
+
+    Attributes:
+        mc_num: masks drawn for each target. All are used, whatever batch_size is.
+        method: `mc` draws masks; `enumerate` takes every mask once, for targets of up to 7 tokens;
+            `auto` enumerates where that needs no more passes than mc_num, so that a target of
+            one token costs one pass, and draws otherwise.
+        batch_size: sequences in a forward pass; guidance doubles them.
+        cfg_scale: weight of classifier-free guidance, 0 = off.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    mc_num: int = 128
+    method: str = "auto"
+    batch_size: int = 8
+    cfg_scale: float = 0.0
+
+    def __post_init__(self) -> None:  # noqa: D105
+        require_whole("mc_num", self.mc_num, 1)
+        require_whole("batch_size", self.batch_size, 1)
+        require_number("cfg_scale", self.cfg_scale, 0, inclusive=True)
+        if self.method not in METHODS:
+            raise unknown_choice("likelihood method", self.method, METHODS)
+
+    def enumerates(self, target_length: int) -> bool:
+        """Whether a target of this length is enumerated rather than sampled."""
+        if self.method == "auto":
+            return target_length <= MAX_ENUMERATED_LENGTH and 2**target_length - 1 <= self.mc_num
+        return self.method == "enumerate"
+
+    def num_masks(self, target_length: int) -> int:
+        """Masks that a target of this length is scored under, at most."""
+        return 2**target_length - 1 if self.enumerates(target_length) else self.mc_num
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A log-likelihood, or a cross entropy, with its uncertainty.
+
+    Attributes:
+        value: natural log, summed over target tokens (`chunk_cross_entropy`: a mean per token).
+        stderr: standard error of value over the mask draws; 0 where masks were enumerated, NaN
+            where a single draw leaves it unknown.
+        num_passes: different sequences it rests on; guidance is not counted. A sequence that other
+            estimates rest on too counts in each of them, and one that only the greedy check reads
+            in none: `DenoiserStats.num_sequences` is what was read in all.
+    """
+
+    value: float
+    stderr: float
+    num_passes: int
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """The distinct masks of one target, bool (num_masks, length), and how to combine them.
+
+    draws: int64 (mc_num,), the mask each draw hit, or None where the masks are all there are.
+    A short target is hit by the same mask often, and equal masks give equal scores.
+    """
+
+    masks: Tensor
+    draws: Tensor | None
+
+    @classmethod
+    def made(cls, length: int, options: LikelihoodOptions, seed: int | None) -> MaskPlan:
+        """The masks that options ask for.
+
+        Raises:
+            ValueError: if drawing them needs a seed, or there are too many to enumerate.
+        """
+        if length == 0 or options.enumerates(length):
+            return cls.enumerated(length)
+        if seed is None:
+            raise ValueError(
+                f"Drawing masks for a target of {length} tokens needs seeds; got None."
+            )
+        return cls.sampled(length, options.mc_num, seed)
+
+    @classmethod
+    def enumerated(cls, length: int) -> MaskPlan:
+        """Every mask once. An empty target has none, and log-likelihood 0."""
+        masks = enumerate_masks(length) if length else torch.empty(0, 0, dtype=torch.bool)
+        return cls(masks, None)
+
+    @classmethod
+    def sampled(cls, length: int, mc_num: int, seed: int) -> MaskPlan:
+        """Independent draws: a count uniform in 1..length, then positions without replacement."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = []
+        for _ in range(mc_num):
+            num_masked = int(torch.randint(1, length + 1, (), generator=generator))
+            drawn.append(random_mask(length, num_masked, generator))
+        masks, draws = torch.stack(drawn).unique(dim=0, return_inverse=True)
+        return cls(masks, draws)
+
+    def elbo(self, scores: Tensor) -> Estimate:
+        """The estimate of Eq. 14 from the summed log probabilities under each mask."""
+        weighted = elbo_weights(self.masks) * scores
+        if self.draws is None:
+            value = (mask_probabilities(self.masks) * weighted).sum()
+            return Estimate(float(value), 0.0, len(self.masks))
+        drawn = weighted[self.draws]
+        stderr = float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan
+        return Estimate(float(drawn.mean()), stderr, len(self.masks))
+
+
+def masked_log_probs(
+    predictor: Predictor, pairs: Sequence[Pair], plans: Sequence[MaskPlan], batch_size: int
+) -> list[Tensor]:
+    """The summed log p of the masked tokens under each mask of each pair, float64 (num_masks,).
+
+    Masks of all pairs share batches of batch_size sequences, and equal sequences are read once.
+
+    Raises:
+        ValueError: if a needed logit is NaN or infinite.
+    """
+    masks = [plan.masks for plan in plans]
+    return read_masks(predictor, pairs, masks, batch_size, check_greedy=False)[0]
+
+
+def by_context(pairs: Sequence[Pair], options: LikelihoodOptions) -> list[list[int]]:
+    """Indices of the pairs in groups of one prefix, whose masks have passes to share.
+
+    A prefix with very many targets, such as an empty one, makes several groups, the shortest
+    targets first, so that results come before all of them are done.
+    """
+    contexts: dict[bytes, list[int]] = {}
+    for i, (prefix, _) in enumerate(pairs):
+        contexts.setdefault(hashlib.sha256(prefix.numpy().tobytes()).digest(), []).append(i)
+    groups: list[list[int]] = []
+    for members in contexts.values():
+        room = -1
+        for i in sorted(members, key=lambda i: len(pairs[i][1])):
+            room -= options.num_masks(len(pairs[i][1]))
+            if room < 0:
+                groups.append([])
+                room = _MASKS_OF_A_GROUP - options.num_masks(len(pairs[i][1]))
+            groups[-1].append(i)
+    return groups
+
+
+def longest_first(pairs: Sequence[Pair]) -> list[int]:
+    """Indices of the pairs by descending length; batches of neighbours need little padding."""
+    return sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))

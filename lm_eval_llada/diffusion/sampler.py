@@ -1,0 +1,331 @@
+"""The reverse process of a masked diffusion model: from a prompt to a text.
+
+Generation starts from masks and reveals some of them at each step, block after block from left to
+right (semi-autoregressive). Results are those of the plain loop of LLaDA's generate.py, one full
+forward pass a step, except where a comment says `Differs from`. What saves work by default is
+exact: logits are computed for the positions a step can reveal, and finished texts leave the batch.
+Caches and parallel decoding (arXiv 2505.22618) change texts and have to be asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lm_eval_llada.diffusion.denoiser import (
+    Denoiser,
+    DenoiserCache,
+    DenoiserStats,
+)
+from lm_eval_llada.diffusion.masks import (
+    Predictor,
+    check_seeds,
+    choose_tokens,
+    forbid,
+    most_confident,
+    token_ids,
+)
+from lm_eval_llada.diffusion.sampling_options import (
+    CACHES,
+    REMASKING,
+    SamplingOptions,
+    block_schedule,
+)
+
+__all__ = ["CACHES", "REMASKING", "SamplingOptions", "block_schedule", "generate"]
+
+
+def generate(
+    denoise: Denoiser,
+    prompts: Sequence[Tensor],
+    options: SamplingOptions,
+    *,
+    mask_token_id: int,
+    eos_token_id: int | None = None,
+    pad_token_id: int | None = None,
+    seeds: Sequence[int] | None = None,
+    ends: Sequence[Callable[[Tensor], bool]] | None = None,
+    new_cache: Callable[[], DenoiserCache] | None = None,
+    device: torch.device | str = "cpu",
+    stats: DenoiserStats | None = None,
+) -> list[Tensor]:
+    """Generated tokens for each prompt, int64 (gen_length,) on the CPU, prompts not included.
+
+    All prompts run as one batch, padded on the right. Each has its own random generator, so its
+    text does not depend on what shares the batch, nor on the order. A text leaves the batch once
+    nothing that would follow can change it.
+
+    Random numbers of a request, in this order at each step: under `random` remasking one float64
+    uniform for each masked position of the block, the largest values being revealed; then, with a
+    temperature, one for each (position whose logits are computed, token).
+
+    Args:
+        denoise: the seam.
+        prompts: int64 (length,) each, of any length, 0 included. Prompt tokens never change.
+        options: how to decode; never modified.
+        mask_token_id: id of the mask token. It is never generated.
+        eos_token_id: needed by stop_at_eos and suppress_eos.
+        pad_token_id: id written into padding; None writes mask_token_id.
+        seeds: one for each prompt; needed with a temperature and under `random` remasking.
+        ends: for each prompt, whether these first tokens of its text, int64 (num_decided,), hold
+            all of it that will be used. Where that is so decoding stops, and the mask token stays
+            in the places that were not decided. None decodes every token.
+        new_cache: makes an empty cache of the denoiser; needed by `cache`.
+        device: where the denoiser expects its input.
+        stats: filled as passes run, if given.
+
+    Raises:
+        ValueError: if seeds, eos_token_id or new_cache are needed and missing, or a prompt is not
+            1-D.
+
+    Source: LLaDA (arXiv 2502.09992) section 2.4 and appendix B.4.
+    """
+    _check_request(options, prompts, seeds, eos_token_id, new_cache)
+    predictor = Predictor(
+        denoise, mask_token_id, pad_token_id, options.cfg_scale, device=device, stats=stats
+    )
+    forbidden = [mask_token_id]
+    if options.suppress_eos and eos_token_id is not None:
+        forbidden.append(eos_token_id)
+    decoder = _Decoder(
+        predictor, options, forbidden, None if options.cache == "none" else new_cache
+    )
+    stop_token_id = eos_token_id if options.stop_at_eos else None
+    texts = [
+        _Text.start(
+            prompt,
+            options,
+            mask_token_id,
+            stop_token_id,
+            seed=None if seeds is None else seeds[i],
+            ends=None if ends is None else ends[i],
+            device=device,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    for start, end, counts in block_schedule(options):
+        decoder.decode_block(texts, start, end, counts)
+    return [text.result() for text in texts]
+
+
+@dataclass
+class _Text:
+    """One sequence being decoded: the prompt, then the tokens to generate."""
+
+    tokens: Tensor
+    prompt_length: int
+    mask_token_id: int
+    stop_token_id: int | None
+    generator: torch.Generator | None
+    ends: Callable[[Tensor], bool] | None
+    has_ended: bool = False
+    _num_decided: int = field(default=0, init=False)
+
+    @classmethod
+    def start(
+        cls,
+        prompt: Tensor,
+        options: SamplingOptions,
+        mask_token_id: int,
+        stop_token_id: int | None,
+        *,
+        seed: int | None,
+        ends: Callable[[Tensor], bool] | None,
+        device: torch.device | str,
+    ) -> _Text:
+        ids = token_ids("Each prompt", prompt)
+        tokens = torch.cat([ids, torch.full((options.gen_length,), mask_token_id)])
+        generator = None
+        if options.is_random and seed is not None:
+            generator = torch.Generator(_noise_device(torch.device(device))).manual_seed(seed)
+        return cls(tokens, len(ids), mask_token_id, stop_token_id, generator, ends)
+
+    @property
+    def generated(self) -> Tensor:
+        """A view of the generated part, (gen_length,)."""
+        return self.tokens[self.prompt_length :]
+
+    def masked_positions(self, start: int, end: int) -> Tensor:
+        """Positions still masked in a block, counted from the start of the prompt, ascending."""
+        masked = (self.generated[start:end] == self.mask_token_id).nonzero().squeeze(1)
+        return masked + self.prompt_length + start
+
+    def window(self, start: int, end: int) -> range:
+        """Positions of the generated tokens start..end, counted from the start of the prompt."""
+        return range(self.prompt_length + start, self.prompt_length + end)
+
+    def reveal(self, positions: Tensor, tokens: Tensor) -> None:
+        """Decides tokens, and finds out whether the text has ended.
+
+        Decided tokens never change. So once every token before an end is decided, the text up to
+        it is final, wherever in its block that is.
+        """
+        self.tokens[positions] = tokens
+        num_decided = int((self.generated != self.mask_token_id).cumprod(0).sum())
+        if num_decided == self._num_decided:
+            return
+        self._num_decided = num_decided
+        decided = self.generated[:num_decided]
+        has_stopped = self.stop_token_id in decided.tolist()
+        self.has_ended = has_stopped or (self.ends is not None and self.ends(decided))
+
+    def result(self) -> Tensor:
+        generated = self.generated.clone()
+        if self.stop_token_id is not None:
+            generated[(generated == self.stop_token_id).cumsum(0) > 0] = self.stop_token_id
+        return generated
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Reveals tokens of a batch of texts, block by block."""
+
+    predictor: Predictor
+    options: SamplingOptions
+    forbidden: list[int]
+    new_cache: Callable[[], DenoiserCache] | None
+
+    def decode_block(
+        self, texts: Sequence[_Text], start: int, end: int, counts: Sequence[int]
+    ) -> None:
+        """Decides block [start, end) of each text that has not ended, one pass a step.
+
+        Args:
+            texts: all of them; those that have ended stay as they are.
+            start: first token of the block, counted from the first generated one.
+            end: behind its last token.
+            counts: tokens to reveal at each step, unless probabilities decide that.
+        """
+        active = [text for text in texts if not text.has_ended]
+        num_steps = end - start if self.options.is_parallel else len(counts)
+        cache: DenoiserCache | None = None
+        for step in range(num_steps):
+            masked = [text.masked_positions(start, end) for text in active]
+            unfinished = [
+                i for i, text in enumerate(active) if not text.has_ended and len(masked[i])
+            ]
+            if not unfinished:
+                return
+            if len(unfinished) < len(active):
+                if cache is not None:
+                    self.predictor.keep(cache, unfinished, len(active))
+                active = [active[i] for i in unfinished]
+                masked = [masked[i] for i in unfinished]
+            if self.new_cache is not None and step % (self.options.refresh_every or end) == 0:
+                cache = self.new_cache()
+            count = None if self.options.is_parallel else counts[step]
+            window_end = end if self.options.cache == "dual" else self.options.gen_length
+            windows = None
+            if cache is not None and cache.is_filled:
+                windows = [text.window(start, window_end) for text in active]
+            self._step(active, masked, count, cache, windows)
+
+    def _step(
+        self,
+        texts: Sequence[_Text],
+        positions: list[Tensor],
+        count: int | None,
+        cache: DenoiserCache | None,
+        windows: list[range] | None,
+    ) -> None:
+        """Reveals tokens at some of these positions by one pass; without a count, all sure ones."""
+        if count is not None and self.options.remasking == "random":
+            # The draw does not look at the logits, so only those of the drawn positions are
+            # needed. Differs from generate.py, which draws after the pass: same distribution.
+            positions = [
+                _draw(masked, count, text) for text, masked in zip(texts, positions, strict=True)
+            ]
+        logits = self.predictor.logits(
+            [text.tokens for text in texts],
+            positions,
+            [text.prompt_length for text in texts],
+            cache=cache,
+            windows=windows,
+        )
+        sizes = [len(masked) for masked in positions]
+        noised = self._noised_tokens(texts, logits.split(sizes))
+        tokens, confidence = choose_tokens(logits, self.forbidden, noised)
+        choices = zip(texts, positions, tokens.split(sizes), confidence.split(sizes), strict=True)
+        for text, masked, chosen, sure in choices:
+            revealed = most_confident(sure, count or _num_sure(sure, self.options))
+            text.reveal(masked[revealed], chosen[revealed])
+
+    def _noised_tokens(self, texts: Sequence[_Text], logits: Sequence[Tensor]) -> Tensor | None:
+        """Tokens drawn from softmax(logits / temperature), (num_rows,); None at temperature 0."""
+        if self.options.temperature == 0:
+            return None
+        return torch.cat(
+            [
+                _gumbel_argmax(forbid(part, self.forbidden), self.options.temperature, text)
+                for text, part in zip(texts, logits, strict=True)
+            ]
+        )
+
+
+def _num_sure(confidence: Tensor, options: SamplingOptions) -> int:
+    """Tokens that `threshold` or `factor` reveal at once, at least 1.
+
+    Args:
+        confidence: probability of each masked position's token, (num_masked,).
+        options: one of the two is set.
+
+    Source: Fast-dLLM (arXiv 2505.22618) section 3.3.
+    """
+    if options.threshold is not None:
+        return max(1, int((confidence >= options.threshold).sum()))
+    assert options.factor is not None
+    ordered = confidence.double().sort(descending=True).values
+    counts = torch.arange(1, len(ordered) + 1)
+    sure = ((counts + 1) * (1 - ordered) < options.factor).nonzero()
+    return int(sure[-1]) + 1 if len(sure) else 1
+
+
+def _gumbel_argmax(logits: Tensor, temperature: float, text: _Text) -> Tensor:
+    """Argmax over tokens of exp(logits) / (-log u)^T, in float64, u uniform: int64 (num_rows,).
+
+    Written as the argmax of its logarithm, logits - T * log(-log u), which chooses the same token
+    and does not overflow. Differs from generate.py in that form only. float64 because low-precision
+    Gumbel noise is biased towards likely tokens (arXiv 2409.02908).
+    """
+    device = _noise_device(logits.device)
+    uniform = torch.rand(logits.shape, generator=text.generator, dtype=torch.float64, device=device)
+    noise = uniform.log_().neg_().log_()
+    return (logits.to(device, torch.float64) - temperature * noise).argmax(dim=-1)
+
+
+def _noise_device(device: torch.device) -> torch.device:
+    """Where float64 noise is drawn: beside the logits, except on MPS, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _draw(masked: Tensor, count: int, text: _Text) -> Tensor:
+    """`count` of the masked positions, uniformly drawn without replacement, in ascending order."""
+    generator = text.generator
+    where = "cpu" if generator is None else generator.device
+    scores = torch.rand(len(masked), generator=generator, dtype=torch.float64, device=where).cpu()
+    return masked[most_confident(scores, count).sort().values]
+
+
+def _check_request(
+    options: SamplingOptions,
+    prompts: Sequence[Tensor],
+    seeds: Sequence[int] | None,
+    eos_token_id: int | None,
+    new_cache: Callable[[], DenoiserCache] | None,
+) -> None:
+    check_seeds(seeds, len(prompts))
+    if options.cache != "none" and new_cache is None:
+        raise ValueError(
+            f"cache={options.cache} needs a denoiser with a cache; pass new_cache, or use "
+            "cache=none."
+        )
+    if options.is_random and seeds is None:
+        raise ValueError(
+            f"temperature={options.temperature} with remasking={options.remasking!r} draws random "
+            "numbers; pass one seed for each prompt."
+        )
+    if (options.stop_at_eos or options.suppress_eos) and eos_token_id is None:
+        raise ValueError("stop_at_eos and suppress_eos need eos_token_id; got None.")

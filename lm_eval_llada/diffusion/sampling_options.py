@@ -1,0 +1,147 @@
+"""Options of the reverse process, and the blocks and steps that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lm_eval_llada.diffusion.masks import num_transfer_tokens
+from lm_eval_llada.errors import (
+    require_number,
+    require_whole,
+    unknown_choice,
+)
+
+REMASKING = ("low_confidence", "random")
+CACHES = ("none", "prefix", "dual")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to decode.
+
+    Attributes:
+        steps: forward passes in all, shared by the blocks (see `block_schedule`); None reveals one
+            token a pass. Steps beyond one a token would reveal nothing and are not run.
+        gen_length: tokens to generate.
+        block_length: tokens of a block; None makes one block of gen_length. A larger value than
+            gen_length means one block as well.
+        remasking: which positions a step reveals: those of highest probability
+            (`low_confidence`), or uniformly drawn ones (`random`).
+        temperature: scale of the Gumbel noise on the logits, 0 = argmax.
+        cfg_scale: weight of classifier-free guidance, 0 = off.
+        stop_at_eos: end a text at its first EOS. The rest of the text is filled with EOS, and
+            steps that could only change that rest are not run.
+        suppress_eos: never choose EOS (its logit is -inf, `logits_eos_inf` in LLaDA).
+        threshold: reveal every token of the block whose probability is at least this, and the
+            likeliest in any case; `steps` plays no part then. None = off. An approximation.
+        factor: reveal the n likeliest tokens of the block for the largest n with
+            (n + 1) * (1 - probability of the n-th) < factor, and the likeliest in any case;
+            `steps` plays no part then. None = off. An approximation.
+        cache: `none` reads the whole sequence at every step. `prefix` does so at the first step of
+            a block and then keeps the keys and values of all that comes before it; `dual` also
+            those of all that follows. Approximations.
+        refresh_every: read the whole sequence again after this many steps within a block; None
+            does so at the start of each block only.
+
+    Raises:
+        ValueError: if a value is out of range, or two of them contradict each other.
+    """
+
+    steps: int | None = None
+    gen_length: int = 128
+    block_length: int | None = None
+    remasking: str = "low_confidence"
+    temperature: float = 0.0
+    cfg_scale: float = 0.0
+    stop_at_eos: bool = False
+    suppress_eos: bool = False
+    threshold: float | None = None
+    factor: float | None = None
+    cache: str = "none"
+    refresh_every: int | None = None
+
+    def __post_init__(self) -> None:  # noqa: D105
+        require_whole("gen_length", self.gen_length, 1)
+        if self.steps is not None:
+            require_whole("steps", self.steps, 1)
+        if self.block_length is not None:
+            require_whole("block_length", self.block_length, 1)
+        if self.remasking not in REMASKING:
+            raise unknown_choice("remasking", self.remasking, REMASKING)
+        require_number("temperature", self.temperature, 0, inclusive=True)
+        require_number("cfg_scale", self.cfg_scale, 0, inclusive=True)
+        if self.stop_at_eos and self.suppress_eos:
+            raise ValueError(
+                "stop_at_eos=True can never fire with suppress_eos=True; set only one of them."
+            )
+        self._check_approximations()
+
+    def _check_approximations(self) -> None:
+        if self.cache not in CACHES:
+            raise unknown_choice("cache", self.cache, CACHES)
+        if self.refresh_every is not None:
+            require_whole("refresh_every", self.refresh_every, 1)
+            if self.cache == "none":
+                raise ValueError(
+                    f"refresh_every={self.refresh_every} needs cache=prefix or cache=dual: without "
+                    "a cache the whole sequence is read at every step."
+                )
+        if self.threshold is not None and self.factor is not None:
+            raise ValueError("threshold and factor both say what to reveal; set only one of them.")
+        for name in ("threshold", "factor"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            require_number(name, value, 0, inclusive=False)
+            if self.remasking != "low_confidence":
+                raise ValueError(
+                    f"{name}={value} reveals tokens by their probability; use "
+                    f"remasking=low_confidence instead of {self.remasking}."
+                )
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether probabilities decide how many tokens a step reveals."""
+        return self.threshold is not None or self.factor is not None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the result depends on a seed."""
+        return self.temperature > 0 or self.remasking == "random"
+
+    @property
+    def approximations(self) -> list[str]:
+        """Settings that make texts differ from those of the plain loop, as `name=value`."""
+        settings = {
+            "cache": None if self.cache == "none" else self.cache,
+            "refresh_every": self.refresh_every,
+            "threshold": self.threshold,
+            "factor": self.factor,
+        }
+        return [f"{name}={value}" for name, value in settings.items() if value is not None]
+
+
+def block_schedule(options: SamplingOptions) -> list[tuple[int, int, list[int]]]:
+    """The blocks of a generation: (start, end, tokens revealed at each step).
+
+    Blocks have block_length tokens; the last one takes the remainder of gen_length. A block that
+    ends at token e has run floor(steps * e / gen_length) steps in all, so steps are shared in
+    proportion to tokens, and where LLaDA's rule applies (both divisions even) it is
+    steps // num_blocks for each block. steps counts as gen_length where it is larger, hence no
+    block has more steps than tokens. Every block has at least one step: with fewer steps than
+    blocks, one for each block is run, the only case in which more than `steps` are.
+
+    Differs from LLaDA's generate.py, which refuses lengths and steps that do not divide evenly.
+
+    Returns:
+        Blocks in order; start and end count from the first generated token.
+    """
+    length = options.gen_length
+    block_length = options.block_length or length
+    steps = min(options.steps or length, length)
+    blocks = []
+    for start in range(0, length, block_length):
+        end = min(start + block_length, length)
+        share = steps * end // length - steps * start // length
+        blocks.append((start, end, num_transfer_tokens(end - start, max(share, 1))))
+    return blocks

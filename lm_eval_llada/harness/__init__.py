@@ -1,0 +1,1 @@
+"""The models as lm-evaluation-harness sees them."""

@@ -1,0 +1,125 @@
+"""What happened in a run, for its results: truncation, sampling options, errors, work done."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lm_eval_llada.engine.requests import GenerationPlan
+
+Sample = tuple[Any, ...]
+"""What tells a request from the others of its task, so that a repetition does not count twice."""
+
+
+@dataclass
+class RunLog:
+    """What one rank did. Logs of several ranks add up.
+
+    Attributes:
+        dropped: Tokens cut from each prompt, by task and sample; 0 where nothing was.
+        plans: How each task's texts were generated.
+        stderrs: Monte-Carlo standard error of each log-likelihood, by task and sample.
+        num_passes: Forward passes.
+        num_tokens: Tokens they read, padding not counted.
+        seconds: Time spent on requests.
+        num_from_disk: Requests that an earlier run had answered.
+        peak_memory_bytes: The most memory in use; None where the system does not tell.
+    """
+
+    dropped: dict[str, dict[Sample, int]] = field(default_factory=dict)
+    plans: dict[str, set[GenerationPlan]] = field(default_factory=dict)
+    stderrs: dict[str, dict[Sample, float]] = field(default_factory=dict)
+    num_passes: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    num_from_disk: int = 0
+    peak_memory_bytes: int | None = None
+
+    def saw_prompt(self, task: str, sample: Sample, num_dropped: int) -> None:
+        """Note a request, and the tokens its prompt lost."""
+        self.dropped.setdefault(task, {})[sample] = num_dropped
+
+    def saw_plan(self, task: str, plan: GenerationPlan) -> None:
+        """Note how a text of a task is generated."""
+        self.plans.setdefault(task, set()).add(plan)
+
+    def saw_stderr(self, task: str, sample: Sample, stderr: float) -> None:
+        """Note the standard error of a log-likelihood."""
+        self.stderrs.setdefault(task, {})[sample] = stderr
+
+    def summary(self) -> dict[str, Any]:
+        """The log in plain values, by task where it depends on one."""
+        return {
+            "truncation": {task: _count(cuts) for task, cuts in sorted(self.dropped.items())},
+            "generation": {
+                task: [dataclasses.asdict(plan) for plan in sorted(plans, key=repr)]
+                for task, plans in sorted(self.plans.items())
+            },
+            "approximations": {
+                task: sorted({name for plan in plans for name in plan.options.approximations})
+                for task, plans in sorted(self.plans.items())
+                if any(plan.options.approximations for plan in plans)
+            },
+            "mean_likelihood_stderr": {
+                task: math.fsum(errors.values()) / len(errors)
+                for task, errors in sorted(self.stderrs.items())
+            },
+            "work": {
+                "forward_passes": self.num_passes,
+                "tokens_read": self.num_tokens,
+                "seconds": round(self.seconds, 3),
+                "tokens_per_second": round(self.num_tokens / max(self.seconds, 1e-9), 1),
+                "peak_memory_bytes": self.peak_memory_bytes,
+                "answers_from_disk": self.num_from_disk,
+            },
+        }
+
+    def truncation_lines(self, how: str, max_length: int | None) -> list[str]:
+        """One line for each task some of whose prompts were cut.
+
+        Args:
+            how: The kind of truncation.
+            max_length: What the prompts had to fit.
+        """
+        counts = {task: _count(cuts) for task, cuts in sorted(self.dropped.items())}
+        return [
+            f"{task}: {count['truncated']} of {count['requests']} prompts lost tokens "
+            f"(truncation={how}) to fit max_length={max_length}, {count['tokens_dropped']} in all "
+            f"and at most {count['most_dropped']} each."
+            for task, count in counts.items()
+            if count["truncated"]
+        ]
+
+
+def merge_logs(logs: Sequence[RunLog]) -> RunLog:
+    """The logs of all ranks as one.
+
+    They worked side by side, so their times do not add up. Memory is that of the largest rank.
+    """
+    merged = RunLog()
+    for log in logs:
+        for task, cuts in log.dropped.items():
+            merged.dropped.setdefault(task, {}).update(cuts)
+        for task, plans in log.plans.items():
+            merged.plans.setdefault(task, set()).update(plans)
+        for task, errors in log.stderrs.items():
+            merged.stderrs.setdefault(task, {}).update(errors)
+        merged.num_passes += log.num_passes
+        merged.num_tokens += log.num_tokens
+        merged.seconds = max(merged.seconds, log.seconds)
+        merged.num_from_disk += log.num_from_disk
+        peaks = [p for p in (merged.peak_memory_bytes, log.peak_memory_bytes) if p is not None]
+        merged.peak_memory_bytes = max(peaks, default=None)
+    return merged
+
+
+def _count(cuts: dict[Sample, int]) -> dict[str, int]:
+    return {
+        "requests": len(cuts),
+        "truncated": sum(dropped > 0 for dropped in cuts.values()),
+        "tokens_dropped": sum(cuts.values()),
+        "most_dropped": max(cuts.values()),
+    }

@@ -1,0 +1,279 @@
+"""What a run costs before it runs: floating-point operations and memory, from a config alone.
+
+A multiply-add counts as two operations. Counted are the products of matrices: projections, MLP,
+attention and LM head. Norms, rotation, softmax and padding are not; on small models they show, on
+large ones hardly. `benchmarks/cost_model.py` holds the count against measured time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lm_eval_llada.diffusion.mask_plans import LikelihoodOptions
+from lm_eval_llada.diffusion.masks import MAX_ENUMERATED_LENGTH, enumerate_masks
+from lm_eval_llada.diffusion.sampling_options import SamplingOptions, block_schedule
+from lm_eval_llada.errors import require_whole
+from lm_eval_llada.modeling.configuration import LLaDAConfig
+from lm_eval_llada.modeling.model import MLP_CHUNK_BYTES
+
+# Tensors as wide as the residual stream that live at once in a block, keys and values apart: the
+# stream before and after attention, two norms, queries, the output of attention and its projection,
+# the output of the MLP. Counted with a tracker of live storage, see tests/test_cost.py.
+_STREAMS = 8
+# Intermediate tensors of an MLP that live at once: the activated gate, its partner, their product.
+_MLP_TENSORS = 3
+_FLOAT32 = 4
+# Logits in the model's type, then in float32 three times: as they come, without the forbidden
+# tokens, and their softmax.
+_FLOAT32_LOGITS = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of one or more forward passes.
+
+    Attributes:
+        num_passes: Forward passes, each over one sequence or a window of it.
+        linear: Operations of layers with weights, the LM head included.
+        attention: Operations of queries with keys, and of attention weights with values.
+    """
+
+    num_passes: float = 0
+    linear: float = 0
+    attention: float = 0
+
+    @property
+    def flops(self) -> float:
+        """All operations."""
+        return self.linear + self.attention
+
+    def __add__(self, other: Work) -> Work:
+        """Both, one after the other."""
+        return Work(
+            self.num_passes + other.num_passes,
+            self.linear + other.linear,
+            self.attention + other.attention,
+        )
+
+    def __mul__(self, times: float) -> Work:
+        """The same, so many times."""
+        return Work(self.num_passes * times, self.linear * times, self.attention * times)
+
+
+def pass_work(
+    config: LLaDAConfig, num_tokens: int, num_rows: float, *, num_keys: int | None = None
+) -> Work:
+    """One exact forward pass, or one over a window beside cached keys.
+
+    The last layer computes keys and values for all tokens that are read, and everything after them
+    for the rows alone, as `LLaDAForMaskedLM.forward` does.
+
+    Args:
+        config: Of the model.
+        num_tokens: Positions that are read.
+        num_rows: Positions whose logits are asked for; a fraction stands for a mean.
+        num_keys: Positions that are attended to; None means those that are read.
+    """
+    keys = num_tokens if num_keys is None else num_keys
+    width, kv_width = config.d_model, _kv_width(config)
+    keys_values = 2 * 2 * width * kv_width
+    # Queries and the output of attention, then the three matrices of the gated MLP.
+    others = 2 * (2 * width**2 + 3 * width * config.mlp_hidden_size)
+    num_inner = config.n_layers - 1
+    linear = (
+        config.n_layers * num_tokens * keys_values
+        + (num_inner * num_tokens + num_rows) * others
+        + num_rows * 2 * width * config.embedding_size
+    )
+    attention = 4 * (num_inner * num_tokens + num_rows) * keys * width
+    return Work(1, linear, attention)
+
+
+def generation_work(config: LLaDAConfig, prompt_length: int, options: SamplingOptions) -> Work:
+    """Decoding one text, at most: an early end saves steps, as do `threshold` and `factor`.
+
+    Without a cache each step is a pass over the whole text. With one, the first step of a block is,
+    and so is every `refresh_every`-th; the others read a window, from the start of the block to
+    the end of the text (`prefix`) or of the block (`dual`), and attend to the whole text. Guidance
+    runs every pass for two sequences.
+
+    Args:
+        config: Of the model.
+        prompt_length: Tokens before the text.
+        options: How to decode.
+    """
+    length = prompt_length + options.gen_length
+    total = Work()
+    for start, end, counts in block_schedule(options):
+        # Where probabilities decide, the slowest case is one token a step.
+        steps = [1] * (end - start) if options.is_parallel else counts
+        window = (end if options.cache == "dual" else options.gen_length) - start
+        num_masked = end - start
+        for step, count in enumerate(steps):
+            is_full = options.cache == "none" or step % (options.refresh_every or end) == 0
+            num_rows = count if options.remasking == "random" else num_masked
+            total += pass_work(config, length if is_full else window, num_rows, num_keys=length)
+            num_masked -= count
+    return total * _copies(options.cfg_scale)
+
+
+def likelihood_work(
+    config: LLaDAConfig,
+    context_length: int,
+    target_length: int,
+    options: LikelihoodOptions,
+    *,
+    check_greedy: bool = False,
+) -> Work:
+    """Scoring one target, at most: equal masks run once, and targets of a context share passes.
+
+    Args:
+        config: Of the model.
+        context_length: Tokens before the target.
+        target_length: Tokens that are scored; none costs nothing.
+        options: How to estimate.
+        check_greedy: Whether greedy decoding is compared with the target too. Where every mask is
+            taken it costs nothing; elsewhere it stops at the first token that differs, and here it
+            never does.
+
+    Raises:
+        ValueError: If a target is too long for taking every mask, as `options` ask.
+    """
+    if target_length == 0:
+        return Work()
+    mean_drawn = (target_length + 1) / 2
+    num_passes, num_rows = options.mc_num, options.mc_num * mean_drawn
+    if options.enumerates(target_length) or _draws_repeat(target_length, options.mc_num):
+        masks = enumerate_masks(target_length)
+        num_passes, num_rows = len(masks), int(masks.sum())
+    elif check_greedy:
+        num_passes, num_rows = num_passes + target_length, num_rows + target_length * mean_drawn
+    # A pass is linear in its rows, so that their mean is as good as the rows one by one.
+    one_pass = pass_work(config, context_length + target_length, num_rows / num_passes)
+    return one_pass * num_passes * _copies(options.cfg_scale)
+
+
+def num_parameters(config: LLaDAConfig) -> int:
+    """Numbers in the weights of a model, biases and tied embeddings as the config has them."""
+    width, kv_width, mlp = config.d_model, _kv_width(config), config.mlp_hidden_size
+    norm = width * (1 + config.norm_bias)
+    layer = 2 * width**2 + 2 * width * kv_width + 3 * width * mlp + 2 * norm
+    if config.include_bias or config.include_qkv_bias:
+        layer += width + 2 * kv_width
+    if config.include_bias:
+        layer += 2 * width + 2 * mlp
+    embeddings = 1 if config.weight_tying else 2
+    head_bias = config.embedding_size * (config.include_bias and not config.weight_tying)
+    return (
+        config.n_layers * layer + norm + embeddings * config.embedding_size * width + int(head_bias)
+    )
+
+
+def cache_bytes(config: LLaDAConfig, num_tokens: int, itemsize: int) -> int:
+    """Bytes of the keys and values of every layer.
+
+    Args:
+        config: Of the model.
+        num_tokens: Positions that are kept.
+        itemsize: Bytes of a number.
+    """
+    return 2 * config.n_layers * _kv_width(config) * num_tokens * itemsize
+
+
+def activation_bytes(
+    config: LLaDAConfig,
+    num_tokens: int,
+    num_rows: int,
+    itemsize: int,
+    *,
+    attention: str = "sdpa",
+    is_padded: bool = False,
+) -> int:
+    """Bytes that one sequence of an exact forward pass takes at its peak, weights not included.
+
+    Counts the widest layer and the logits as if both were there at once. It bounds what PyTorch
+    allocates on a CPU; fused kernels of a GPU take less.
+
+    Args:
+        config: Of the model.
+        num_tokens: Tokens of the sequence.
+        num_rows: Positions whose logits are asked for.
+        itemsize: Bytes of a number of the model.
+        attention: Attention implementation. `eager` holds a matrix of tokens by tokens for each
+            head.
+        is_padded: Whether shorter sequences share the batch. Attention then copies what it reads
+            and writes, to leave padding out.
+    """
+    streams = itemsize * (_STREAMS * config.d_model + 2 * _kv_width(config))
+    # Norms and rotation of narrower types go through a copy in float32.
+    copies = _FLOAT32 * config.d_model if itemsize < _FLOAT32 else 0
+    angles = _FLOAT32 * config.head_dim
+    # A single row goes through even where it is larger than a chunk.
+    row = config.mlp_hidden_size * itemsize
+    mlp = _MLP_TENSORS * min(num_tokens * row, max(MLP_CHUNK_BYTES, row))
+    logits = num_rows * config.embedding_size * (itemsize + _FLOAT32_LOGITS * _FLOAT32)
+    # Scores, their softmax in float32, and that in the model's type.
+    pair = config.n_heads * (2 * itemsize + _FLOAT32) if attention == "eager" else 0
+    scores = num_tokens**2 * pair
+    if is_padded:
+        streams += itemsize * (2 * config.d_model + 2 * _kv_width(config))
+    return num_tokens * (streams + copies + angles) + mlp + logits + scores
+
+
+def peak_bytes(
+    config: LLaDAConfig,
+    num_tokens: int,
+    num_rows: int,
+    itemsize: int,
+    *,
+    batch_size: int = 1,
+    is_cached: bool = False,
+    num_devices: int = 1,
+    attention: str = "sdpa",
+    is_padded: bool | None = None,
+) -> int:
+    """Bytes that a batch takes on each device at its peak, weights included.
+
+    Args:
+        config: Of the model.
+        num_tokens: Tokens of a sequence.
+        num_rows: Positions of it whose logits are asked for.
+        itemsize: Bytes of a number of the model.
+        batch_size: Sequences in a pass, those of guidance included.
+        is_cached: Whether keys and values of all layers are kept; both caches keep all positions.
+        num_devices: Devices that share weights and cache evenly. Activations are counted whole on
+            each.
+        attention: Attention implementation.
+        is_padded: Whether sequences of a batch differ in length; None means that any two do.
+
+    Raises:
+        ValueError: If `batch_size` or `num_devices` is below 1.
+    """
+    require_whole("batch_size", batch_size, 1)
+    require_whole("num_devices", num_devices, 1)
+    activations = activation_bytes(
+        config,
+        num_tokens,
+        num_rows,
+        itemsize,
+        attention=attention,
+        is_padded=batch_size > 1 if is_padded is None else is_padded,
+    )
+    shared = num_parameters(config) * itemsize
+    if is_cached:
+        shared += batch_size * cache_bytes(config, num_tokens, itemsize)
+    return -(-shared // num_devices) + batch_size * activations
+
+
+def _copies(cfg_scale: float) -> int:
+    """Sequences that a pass reads for each one."""
+    return 2 if cfg_scale else 1
+
+
+def _draws_repeat(target_length: int, mc_num: int) -> bool:
+    """Whether there are no more different masks than draws, so that all of them bound the cost."""
+    return target_length <= MAX_ENUMERATED_LENGTH and 2**target_length - 1 <= mc_num
+
+
+def _kv_width(config: LLaDAConfig) -> int:
+    return config.n_kv_heads * config.head_dim

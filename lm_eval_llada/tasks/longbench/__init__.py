@@ -1,0 +1,1 @@
+"""LongBench: samples and scores of its 21 data sets."""

@@ -1,0 +1,284 @@
+"""LongBench: the 21 datasets' documents as prompts that keep to a budget of tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.tasks.longbench.truncation import Cut, make_cutter
+from lm_eval_llada.tasks.prompts import (
+    LONGBENCH_DATASETS,
+    LongBenchPrompt,
+    longbench_prompt,
+)
+from lm_eval_llada.tasks.settings import own_settings
+from lm_eval_llada.tasks.text.sources import (
+    Source,
+    find_file,
+    read_json_lines,
+)
+from lm_eval_llada.tasks.token_counts import LENGTH_UNITS, load_tokenizer
+
+HUB_REPOSITORY = "THUDM/LongBench"
+"""Data set on the hub that holds the archive; the hub forwards it to its new name, zai-org."""
+
+HUB_REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
+"""Revision that is read where none is named."""
+
+ARCHIVE = "data.zip"
+"""The hub's file: one JSON-lines file a dataset, in a folder ``data``."""
+
+# Datasets whose samples have to list the classes, which their metric needs.
+_CLASSIFICATION = ("trec", "lsht")
+
+
+@dataclass(frozen=True)
+class LongBenchOptions:
+    """What a set of samples is made of.
+
+    Attributes:
+        dataset: One of ``LONGBENCH_DATASETS``.
+        prompt_length: The most tokens a prompt may have, in ``length_unit``; the output comes on
+            top.
+        num_samples: How many samples to take, from the first one on; None takes all.
+        length_unit: One of ``LENGTH_UNITS``.
+        add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
+        apply_chat_template: Whether the run puts prompts into the tokenizer's chat format. Its
+            tokens are then part of ``prompt_length``, except in the datasets that take none.
+        template: Wording in place of the original's, with ``{context}`` and maybe ``{input}``.
+        data_dir: Folder with ``longbench/``; None reads the hub.
+        hub_revision: Revision of the hub repository.
+    """
+
+    dataset: str
+    prompt_length: int
+    num_samples: int | None = None
+    length_unit: str = "model"
+    add_bos_token: bool = False
+    apply_chat_template: bool = False
+    template: str | None = None
+    data_dir: str | Path | None = None
+    hub_revision: str = HUB_REVISION
+
+    def __post_init__(self) -> None:
+        """Refuse values of a wrong kind or out of range.
+
+        Raises:
+            ValueError: Naming the option, what it may be, and what it was.
+        """
+        if self.dataset not in LONGBENCH_DATASETS:
+            raise unknown_choice("dataset", self.dataset, LONGBENCH_DATASETS)
+        if self.length_unit not in LENGTH_UNITS:
+            raise unknown_choice("length_unit", self.length_unit, LENGTH_UNITS)
+        require_whole("prompt_length", self.prompt_length, 1)
+        if self.num_samples is not None:
+            require_whole("num_samples", self.num_samples, 1)
+
+
+def build_longbench(
+    tokenizer: Any, *, dataset: str, prompt_length: int, **options: Any
+) -> list[dict[str, Any]]:
+    """Make the samples of one dataset, in the order of its file.
+
+    Differs from LongBench's ``pred.py``, which cuts the prompt to its budget and then puts the chat
+    format around it: here the budget holds for what the model reads.
+
+    Args:
+        tokenizer: A transformers tokenizer: the model's.
+        dataset: One of ``LONGBENCH_DATASETS``.
+        prompt_length: The most tokens a prompt may have.
+        **options: The other fields of ``LongBenchOptions``.
+
+    Returns:
+        The samples. Each has the keys prompt; answers, any of which is right; all_classes (None in
+        most datasets); dataset; first_line and chat_template, as in ``LongBenchPrompt``;
+        num_tokens, the prompt's with the chat format where it is applied; num_dropped, the tokens
+        that cutting took, 0 where the whole prompt fits; and id, the document's own.
+
+    Raises:
+        ValueError: If an option is wrong, the file is damaged or too short, or the budget too
+            small to cut a prompt to.
+        FileNotFoundError: If the file is neither there nor to be had from the hub.
+        ImportError: If ``length_unit`` is ``cl100k`` and tiktoken is missing.
+    """
+    checked = LongBenchOptions(dataset=dataset, prompt_length=prompt_length, **options)
+    prompt = longbench_prompt(dataset, checked.template)
+    cutter = make_cutter(
+        tokenizer,
+        checked.length_unit,
+        add_bos_token=checked.add_bos_token,
+        apply_chat_template=checked.apply_chat_template and prompt.chat_template,
+    )
+    documents = longbench_documents(dataset, checked.data_dir, checked.hub_revision)
+    wanted = len(documents) if checked.num_samples is None else checked.num_samples
+    if wanted > len(documents):
+        raise ValueError(
+            f"num_samples={wanted}, but the file of {dataset} has {len(documents)}; "
+            f"use at most {len(documents)}, or leave num_samples out for all."
+        )
+    samples = []
+    for document in documents[:wanted]:
+        whole = prompt.render(context=document["context"], input=document["input"])
+        samples.append(_sample(prompt, document, cutter.cut(whole, prompt_length)))
+    return samples
+
+
+def longbench_dataset(
+    *,
+    dataset: str | None = None,
+    prompt_length: int | None = None,
+    tokenizer: Any = None,
+    pretrained: Any = None,
+    revision: str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Make the data set of a task file; lm-eval calls it with ``metadata`` and the model arguments.
+
+    Args:
+        dataset: One of ``LONGBENCH_DATASETS``.
+        prompt_length: The most tokens a prompt may have.
+        tokenizer: As in the model arguments.
+        pretrained: As in the model arguments; the shipped ``tiny-llada`` where both are missing.
+        revision: As in the model arguments.
+        **settings: The other fields of ``LongBenchOptions``. Other names belong to the model and
+            are ignored, unless they look like a misspelt field.
+
+    Returns:
+        The ``datasets.Dataset`` of the samples under the key ``test``.
+
+    Raises:
+        ValueError: If a setting is missing, misspelt or wrong, or as ``build_longbench`` does.
+        FileNotFoundError: As ``build_longbench`` does.
+        ImportError: As ``build_longbench`` does.
+    """
+    from datasets import Dataset
+
+    if dataset is None or prompt_length is None:
+        raise ValueError(
+            "metadata of a LongBench task must give dataset and prompt_length; got "
+            f"dataset={dataset!r} and prompt_length={prompt_length!r}."
+        )
+    samples = build_longbench(
+        load_tokenizer(tokenizer, pretrained, revision),
+        dataset=dataset,
+        prompt_length=prompt_length,
+        **own_settings(settings, _SETTINGS, "a LongBench task"),
+    )
+    return {"test": Dataset.from_list(samples)}
+
+
+_SETTINGS = {option.name for option in fields(LongBenchOptions)} - {"dataset", "prompt_length"}
+
+
+def longbench_documents(
+    dataset: str, data_dir: str | Path | None = None, revision: str = HUB_REVISION
+) -> list[dict[str, Any]]:
+    """Read the documents of a dataset.
+
+    Args:
+        dataset: One of ``LONGBENCH_DATASETS``.
+        data_dir: Folder that holds, itself or in ``longbench/``, ``<dataset>.jsonl``, or else the
+            hub's archive, or else another file of that dataset. None reads the hub.
+        revision: Revision of the hub repository.
+
+    Returns:
+        One dict a document, in order, with context, answers, input and all_classes at least.
+
+    Raises:
+        ValueError: If the file is damaged or empty or lacks a field; it names file and line.
+        FileNotFoundError: If there is no such file, and none to be had from the hub.
+    """
+    path = _find(dataset, data_dir, revision)
+    documents = read_json_lines(path)
+    if not documents:
+        raise ValueError(f"{path} is empty; download it again.")
+    for place, document in enumerate(documents):
+        # Summaries and counting have no question. The official files then have an empty one.
+        document.setdefault("input", "")
+        document.setdefault("all_classes", None)
+        if problem := _problem(dataset, document):
+            raise ValueError(f"{path}, line {_line_number(path, place)}: {problem}.")
+    return documents
+
+
+def _sample(prompt: LongBenchPrompt, document: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
+    return {
+        "prompt": cut.text,
+        "answers": document["answers"],
+        "all_classes": document["all_classes"],
+        "dataset": prompt.dataset,
+        "first_line": prompt.first_line,
+        "chat_template": prompt.chat_template,
+        "num_tokens": cut.num_tokens,
+        "num_dropped": cut.num_dropped,
+        "id": str(document.get("_id", "")),
+    }
+
+
+def _problem(dataset: str, document: Mapping[str, Any]) -> str | None:
+    """What is wrong with a document, or None."""
+    for name in ("context", "input"):
+        if not isinstance(document.get(name), str):
+            return f"{name!r} must be a text; got {document.get(name)!r}"
+    if not _is_list_of_texts(document.get("answers")):
+        return f"'answers' must list at least one text; got {document.get('answers')!r}"
+    classes = document["all_classes"]
+    if not _is_list_of_texts(classes) and (classes is not None or dataset in _CLASSIFICATION):
+        return f"'all_classes' must list the classes of {dataset}; got {classes!r}"
+    return None
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def _line_number(path: Path, place: int) -> int:
+    with path.open(encoding="utf-8") as lines:
+        return [number for number, line in enumerate(lines, start=1) if line.strip()][place]
+
+
+def _find(dataset: str, data_dir: str | Path | None, revision: str) -> Path:
+    """The path of a dataset's file, be it a member of the archive."""
+    source = Source("longbench", f"{dataset}.jsonl", HUB_REPOSITORY, revision, hub_name=ARCHIVE)
+    if data_dir is None:
+        return _member(find_file(source, None), dataset)
+    with contextlib.suppress(FileNotFoundError):
+        return find_file(source, data_dir)
+    with contextlib.suppress(FileNotFoundError):
+        return _member(find_file(replace(source, name=ARCHIVE), data_dir), dataset)
+    return find_file(source, data_dir, _holds(dataset))
+
+
+def _member(archive: Path, dataset: str) -> Path:
+    name = f"data/{dataset}.jsonl"
+    try:
+        member = zipfile.Path(archive, name)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{archive} is not a zip archive ({error}); download it again.") from error
+    if not member.is_file():
+        raise ValueError(f"{archive} has no {name}; download it from {HUB_REPOSITORY} again.")
+    # It opens and prints like a path, which is all that readers ask for.
+    return cast(Path, member)
+
+
+def _holds(dataset: str) -> Callable[[Path], bool]:
+    """Return the test whether a file's first line is a document of the dataset."""
+
+    def is_of_dataset(path: Path) -> bool:
+        # Files that end in _e belong to LongBench-E, another choice of documents.
+        if path.stem.endswith("_e"):
+            return False
+        try:
+            with path.open(encoding="utf-8") as lines:
+                row = json.loads(next((line for line in lines if line.strip()), ""))
+        except ValueError:
+            return False
+        return isinstance(row, dict) and row.get("dataset") == dataset
+
+    return is_of_dataset

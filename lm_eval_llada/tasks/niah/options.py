@@ -1,0 +1,128 @@
+"""What a set of NIAH samples is made of: the options, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.tasks.niah.needlebench import FIXED_HAYSTACKS
+from lm_eval_llada.tasks.text.haystacks import HAYSTACKS, HUB_REVISION
+from lm_eval_llada.tasks.token_counts import LENGTH_UNITS
+
+DEPTHS: tuple[int, ...] = tuple(range(0, 101, 10))
+"""Depths in percent that the tasks report, each under its own name."""
+
+NEEDLES: tuple[str, ...] = ("auto", "numbers", "needlebench")
+"""Generated numbers, NeedleBench's facts, or (auto) those that belong to the haystack."""
+
+
+@dataclass(frozen=True)
+class NiahOptions:
+    """What a set of samples is made of.
+
+    Attributes:
+        length: Tokens of prompt and output together, in ``length_unit``. With a ``buffer``, those
+            of the context and the buffer.
+        gen_length: Tokens of the output.
+        buffer: Tokens of ``length`` that the context leaves for question and output. Contexts are
+            then those of OpenCompass' NeedleBench: exactly ``length - buffer`` tokens, needles put
+            between tokens without moving to a sentence, and its own needles and order of documents
+            for each repeat, whatever the ``seed``. None: the prompt is measured as a whole.
+        depths: Places of the needle in percent of the haystack: 0 is its start, 100 its end.
+        repeats: Samples at each depth, each with another needle and another haystack.
+        haystack: One of ``HAYSTACKS``.
+        needles: One of ``NEEDLES``.
+        num_distractors: Needles of other keys, at random depths, beside the one asked for.
+        seed: Seed of everything random.
+        length_unit: One of ``LENGTH_UNITS``.
+        add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
+        apply_chat_template: Whether prompts are sent in the model's chat format, whose tokens then
+            count as well.
+        data_dir: Folder with ``needlebench/``; None reads the hub where files are needed.
+        hub_revision: Revision of the hub repository.
+    """
+
+    length: int
+    gen_length: int
+    buffer: int | None = None
+    depths: tuple[float, ...] = DEPTHS
+    repeats: int = 10
+    haystack: str = "noise"
+    needles: str = "auto"
+    num_distractors: int = 0
+    seed: int = 2025
+    length_unit: str = "model"
+    add_bos_token: bool = False
+    apply_chat_template: bool = False
+    data_dir: str | Path | None = None
+    hub_revision: str = HUB_REVISION
+
+    def __post_init__(self) -> None:
+        """Refuse values of a wrong kind or out of range.
+
+        Raises:
+            ValueError: Naming the option, what it may be, and what it was.
+        """
+        for name, least in (
+            ("length", 1), ("gen_length", 1), ("repeats", 1), ("num_distractors", 0), ("seed", 0)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}; got {value!r}."
+                )
+        for name, choices in (
+            ("haystack", HAYSTACKS), ("needles", NEEDLES), ("length_unit", LENGTH_UNITS)
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise unknown_choice(name, getattr(self, name), choices)
+        if self.gen_length >= self.length:
+            raise ValueError(
+                f"length={self.length} must be more than gen_length={self.gen_length}, "
+                "which is a part of it."
+            )
+        if self.buffer is not None:
+            self._check_buffer()
+        object.__setattr__(self, "depths", checked_depths(self.depths))
+
+    def _check_buffer(self) -> None:
+        require_whole("buffer", self.buffer, 0)
+        if self.buffer is not None and self.buffer >= self.length:
+            raise ValueError(
+                f"length={self.length} must be more than buffer={self.buffer}, which is a part of "
+                "it."
+            )
+        if self.haystack not in FIXED_HAYSTACKS:
+            raise ValueError(
+                "A context with a buffer has a haystack of documents, one of "
+                f"{', '.join(FIXED_HAYSTACKS)}; got haystack={self.haystack!r}. Leave out buffer "
+                "for that one."
+            )
+        if self.num_distractors:
+            raise ValueError(
+                f"num_distractors={self.num_distractors} is not for contexts with a buffer, which "
+                "follow NeedleBench and have none; leave out one of the two."
+            )
+
+    @property
+    def needle_kind(self) -> str:
+        """Return ``numbers`` or ``needlebench``."""
+        if self.needles != "auto":
+            return self.needles
+        return "numbers" if self.haystack == "noise" else "needlebench"
+
+
+def checked_depths(depths: Any) -> tuple[float, ...]:
+    """Return depths as a tuple, or raise a ``ValueError`` for an empty, unsorted or wrong one."""
+    listed = isinstance(depths, Sequence) and not isinstance(depths, str) and len(depths) > 0
+    if not listed or not all(
+        isinstance(depth, int | float) and not isinstance(depth, bool) and 0 <= depth <= 100
+        for depth in depths
+    ):
+        raise ValueError(f"depths must be a list of percentages from 0 to 100; got {depths!r}.")
+    if any(one >= other for one, other in zip(depths, depths[1:], strict=False)):
+        raise ValueError(f"depths must ascend, each one once; got {list(depths)!r}.")
+    return tuple(depths)

@@ -1,0 +1,1 @@
+"""Perplexity of long texts as tasks: samples and scores."""

@@ -1,0 +1,1 @@
+"""Texts that samples are made of, and where they come from."""

@@ -1,0 +1,81 @@
+"""Plain loops for likelihoods, and the toy requests they are run on."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from lm_eval_llada.diffusion.likelihood import log_likelihoods
+from lm_eval_llada.diffusion.masks import random_mask
+from tests.helpers.toys import KnownJoint, RandomNetwork
+
+JOINT = KnownJoint()
+EMPTY = torch.empty(0, dtype=torch.long)
+
+MASK = 8
+NETWORK = RandomNetwork(vocab=9)
+
+
+def random_tokens(length: int, seed: int) -> torch.Tensor:
+    return torch.randint(0, MASK, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+# Prefixes and targets of many lengths: enumerated, sampled and a one-token target among them.
+PAIRS = [
+    (random_tokens(prefix, 10 + prefix), random_tokens(target, 20 + target))
+    for prefix, target in ((5, 9), (1, 1), (12, 3), (0, 6), (7, 12), (3, 2), (4, 8), (9, 4))
+]
+SEEDS = [3, 1, 4, 15, 9, 2, 65, 35]
+
+
+def score(pairs, options, seeds=None, denoise=NETWORK, mask_token_id=MASK, **kwargs):
+    return log_likelihoods(
+        denoise, pairs, options, mask_token_id=mask_token_id, seeds=seeds, **kwargs
+    )
+
+
+def plain_log_probs(denoise, prefix, target, mask, cfg_scale, mask_token_id):
+    """-log p of the masked tokens by one full forward of one sequence."""
+    x = torch.cat([prefix, torch.where(mask, mask_token_id, target)])
+    logits = denoise(x[None], attention_mask=None)
+    if cfg_scale > 0:
+        blind = x.clone()
+        blind[: len(prefix)] = mask_token_id
+        unconditional = denoise(blind[None], attention_mask=None)
+        logits = unconditional + (cfg_scale + 1) * (logits - unconditional)
+    log_probs = logits.double().log_softmax(dim=-1)[len(prefix) :]
+    return [float(log_probs[i, target[i]]) for i in range(len(target)) if mask[i]]
+
+
+def plain_enumeration(denoise, prefix, target, cfg_scale=0.0, mask_token_id=MASK):
+    """Eq. 14 averaged over all masks: l uniform, then each of the C(L, l) subsets alike."""
+    length, total = len(target), 0.0
+    for num_masked in range(1, length + 1):
+        subsets = list(itertools.combinations(range(length), num_masked))
+        for subset in subsets:
+            mask = torch.zeros(length, dtype=torch.bool)
+            mask[list(subset)] = True
+            log_probs = plain_log_probs(denoise, prefix, target, mask, cfg_scale, mask_token_id)
+            total += length / num_masked * sum(log_probs) / len(subsets) / length
+    return total
+
+
+def plain_draws(denoise, prefix, target, mc_num, seed, cfg_scale=0.0):
+    """(L/l, log probabilities) of each draw, masks drawn in the documented order."""
+    source = torch.Generator().manual_seed(seed)
+    draws = []
+    for _ in range(mc_num):
+        num_masked = int(torch.randint(1, len(target) + 1, (), generator=source))
+        mask = random_mask(len(target), num_masked, source)
+        log_probs = plain_log_probs(denoise, prefix, target, mask, cfg_scale, MASK)
+        draws.append((len(target) / num_masked, log_probs))
+    return draws
+
+
+def plain_estimate(denoise, prefix, target, options, seed):
+    if options.enumerates(len(target)):
+        return plain_enumeration(denoise, prefix, target, options.cfg_scale), 0.0
+    draws = plain_draws(denoise, prefix, target, options.mc_num, seed, options.cfg_scale)
+    values = torch.tensor([weight * sum(parts) for weight, parts in draws], dtype=torch.float64)
+    return float(values.mean()), float(values.std()) / len(values) ** 0.5

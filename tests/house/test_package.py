@@ -1,0 +1,115 @@
+"""The wheel works where the repository is not: it carries its tasks, its model and its commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+MODEL = "lm_eval_llada.harness.llada:LLaDALM"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Output of a command that must succeed, run in ``cwd`` with no path to the repository."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(
+        *(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT),
+        cwd=folder,
+    )
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def clean_bin(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commands of a new environment that holds the wheel and borrows its dependencies."""
+    venv = tmp_path_factory.mktemp("venv")
+    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=venv)
+    python = venv / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=venv)
+    # Torch and the rest come from the environment of the tests: downloading them again would need
+    # a network and minutes. Its own .pth files are not read this way, so an editable install of
+    # this repository there stays out.
+    (site,) = venv.glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return venv / "bin"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "lm_eval_llada/**/*.py",
+        "lm_eval_llada/tasks/text/*.txt",
+        "lm_eval_llada/tiny/tiny-llada/*.safetensors",
+        "lm_eval_llada/tiny/tiny-llada/*.json",
+        "tasks/**/*.yaml",
+    ],
+)
+def test_the_wheel_carries_all_that_the_package_reads(wheel: Path, pattern: str) -> None:
+    carried = set(zipfile.ZipFile(wheel).namelist())
+    expected = {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)}
+    assert expected
+    moved = {name.replace("tasks/", "lm_eval_llada/_tasks/", 1) for name in expected}
+    assert (moved if pattern.startswith("tasks/") else expected) <= carried
+
+
+def test_the_wheel_installs_one_package_and_nothing_else(wheel: Path) -> None:
+    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"lm_eval_llada"}
+
+
+def test_the_installed_package_is_the_wheel(clean_bin: Path, tmp_path: Path) -> None:
+    code = "import lm_eval_llada; print(lm_eval_llada.__file__)"
+    where = Path(run(clean_bin / "python", "-c", code, cwd=tmp_path).strip())
+    assert clean_bin.parent in where.parents
+    tasks = Path(run(clean_bin / "lm-eval-llada", "tasks-path", cwd=tmp_path).strip())
+    assert tasks == where.parent / "_tasks"
+
+
+def test_the_installed_package_names_its_model_for_the_harness(
+    clean_bin: Path, tmp_path: Path
+) -> None:
+    code = (
+        "from importlib.metadata import entry_points\n"
+        "(point,) = entry_points(group='lm_eval.models', name='llada')\n"
+        "print(point.value)"
+    )
+    assert run(clean_bin / "python", "-c", code, cwd=tmp_path).strip() == MODEL
+
+
+def test_the_installed_command_runs_a_task_on_the_shipped_model(
+    clean_bin: Path, tmp_path: Path
+) -> None:
+    run(
+        *(clean_bin / "lm-eval-llada", "--tasks", "niah_tiny", "--limit", "2"),
+        *("--model_args", "device=cpu", "--output_path", tmp_path / "results"),
+        cwd=tmp_path,
+    )
+    (path,) = (tmp_path / "results").rglob("results_*.json")
+    results = json.loads(path.read_text())
+    assert results["n-samples"]["niah_tiny"]["effective"] == 2
+    assert 0 <= results["results"]["niah_tiny"]["score,none"] <= 100

@@ -1,0 +1,376 @@
+"""The papers' own protocols: what their tasks are, and what the command line fills in for them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from lm_eval.tasks import TaskManager
+
+from lm_eval_llada.cli import main as cli
+from lm_eval_llada.diffusion.sampler import SamplingOptions
+from lm_eval_llada.engine.requests import plan_generation
+from lm_eval_llada.tasks import token_counts as counting
+from lm_eval_llada.tasks.grid import tasks_path
+from lm_eval_llada.tasks.niah.single import DEPTHS
+from lm_eval_llada.tasks.papers.protocols import fill_protocols, protocols_of
+from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS, longbench_prompt
+from lm_eval_llada.tasks.ruler.options import RULER_TASKS
+from tests.helpers.cl100k_stand_in import StandIn
+from tests.helpers.command_line import call, check_one_sentence, parsed
+from tests.helpers.needle_rows import needle_row
+
+LONG_LENGTHS = [2000, 4000, 8000, 16000, 24000, 32000]
+ULTRA_LENGTHS = [8192 * k for k in range(1, 17)]
+STEPS = [1, 4, 8, 16, 32]
+LONGBENCH = {
+    "longllada_longbench_4k": 3500,
+    "longllada_longbench_8k": 7500,
+    "ultrallada_longbench_16k": 16000,
+}
+
+
+@pytest.fixture
+def cl100k(monkeypatch) -> StandIn:
+    encoding = StandIn()
+    monkeypatch.setattr(counting, "cl100k_encoding", lambda: encoding)
+    return encoding
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory) -> Path:
+    """A data folder of NeedleBench's form, with text enough for 128K tokens."""
+    root = tmp_path_factory.mktemp("corpora")
+    folder = root / "needlebench"
+    folder.mkdir()
+    rng = random.Random(0)
+    words = ["coal", "grain", "ships carry", "trains", "harbour", "nobody knows", "sand", "café"]
+    documents = []
+    for number in range(60):
+        text = " ".join(rng.choice(words) for _ in range(1500))
+        documents.append({"title": "", "text": f"Report {number}. {text}."})
+    (folder / "en_un_asr.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    places = ["Mars", "Venus", "Pluto", "Titan", "Io", "Ceres", "Vesta", "Juno", "Eros", "Leda"]
+    bands = ["Red", "Blue", "Ice", "Salt", "Moss", "Iron", "Jade", "Tin", "Zinc", "Opal", "Onyx"]
+    rows = [
+        {**needle_row(place, f"{band} Band"), "language": "English"}
+        for place in [*places, "Dione"]
+        for band in bands
+    ]
+    rows.insert(0, {**needle_row("Mars", "Gold Band"), "language": "Chinese"})
+    (folder / "needles.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def load(group: str, **metadata) -> dict:
+    # The protocol's own folder: an index of all takes longer than what is tested.
+    folder = str(tasks_path() / protocols_of([group])[0].name)
+    manager = TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
+    return manager.load([group])
+
+
+@pytest.fixture
+def small(corpora, cl100k) -> dict:
+    """Metadata that makes few samples of every NIAH task."""
+    return {"data_dir": str(corpora), "repeats": 1, "depths": [0, 50, 100]}
+
+
+def decoding(task) -> SamplingOptions:
+    """How a task is decoded, once it is checked that nothing ends its outputs early."""
+    plan = plan_generation(task.get_config("generation_kwargs"), SamplingOptions())
+    assert plan.until == () and plan.ignore_eos
+    options = plan.options
+    assert not options.stop_at_eos and not options.suppress_eos
+    assert (options.temperature, options.cfg_scale) == (0, 0)
+    assert options.remasking == "low_confidence"
+    assert task.get_config("num_fewshot") == 0
+    return options
+
+
+# --- NIAH ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("group", "lengths", "steps", "depths"),
+    [
+        ("longllada_niah", LONG_LENGTHS, 32, [0, 50, 100]),
+        ("ultrallada_niah", ULTRA_LENGTHS, 16, [90]),
+    ],
+)
+def test_niah_has_the_lengths_buffer_and_decoding_of_the_release(
+    small, cl100k, group, lengths, steps, depths
+):
+    loaded = load(group, **{**small, "depths": depths})
+    assert list(loaded["tasks"]) == [f"{group}_{length}" for length in lengths]
+    needles = set()
+    for length, task in zip(lengths, loaded["tasks"].values(), strict=True):
+        options = decoding(task)
+        assert (options.gen_length, options.block_length, options.steps) == (32, 32, steps)
+        docs = list(task.test_docs())
+        assert [doc["placed_depth"] for doc in docs] == pytest.approx(depths, abs=0.1)
+        for doc in docs:
+            context, question = doc["prompt"].split("\n\nQuestion: ")
+            assert abs(len(cl100k.encode_ordinary(context)) - (length - 600)) <= 2
+            assert question.endswith(" is") and "answer in the format" not in question
+            assert context.count(f"\n{doc['reference']}\n") == 1
+        needles.add(tuple(doc["needle_id"] for doc in docs))
+    assert len(needles) == 1
+
+
+def test_niah_has_ten_repeats_at_eleven_depths(corpora, cl100k):
+    (task,) = load("longllada_niah_2000", data_dir=str(corpora))["tasks"].values()
+    cells = [(doc["repeat"], doc["depth"]) for doc in task.test_docs()]
+    assert cells == [(repeat, depth) for repeat in range(10) for depth in DEPTHS]
+
+
+def test_steps_are_swept_in_one_subgroup_each(small):
+    loaded = load("longllada_niah_steps", **{**small, "depths": [50]})
+    groups = [f"longllada_niah_steps_{steps}" for steps in STEPS]
+    assert loaded["group_map"]["longllada_niah_steps"] == groups
+    for group, steps in zip(groups, STEPS, strict=True):
+        tasks = [loaded["tasks"][name] for name in loaded["group_map"][group]]
+        assert [task.config.metadata["length"] for task in tasks] == LONG_LENGTHS
+        assert {decoding(task).steps for task in tasks} == {steps}
+        assert {decoding(task).gen_length for task in tasks} == {32}
+    one, last = (loaded["tasks"][f"longllada_niah_{n}"] for n in ("2000_steps_1", "2000"))
+    assert one.test_docs()[:] == last.test_docs()[:]
+
+
+# --- RULER and LongBench ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ruler_calls(monkeypatch) -> dict[tuple[str, int], dict]:
+    """What the maker of RULER's samples is asked for, by task and length."""
+    calls = {}
+
+    def record(tokenizer, *, task, length, **options):
+        calls[task, length] = options
+        return [{"input": "a", "gen_prefix": " b", "outputs": ["c"], "task": task}]
+
+    monkeypatch.setattr("lm_eval_llada.tasks.ruler.samples.build_ruler", record)
+    return calls
+
+
+RESERVED = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
+
+
+@pytest.mark.parametrize(
+    ("group", "sizes", "newline"),
+    [
+        ("longllada_ruler", (4, 8, 16), False),
+        ("longllada_ruler_32k", (32,), False),
+        ("ultrallada_ruler", (4, 8, 16, 32), True),
+    ],
+)
+def test_ruler_has_the_settings_of_the_release(ruler_calls, group, sizes, newline):
+    loaded = load(group)
+    assert len(loaded["tasks"]) == 13 * len(sizes)
+    for task in loaded["tasks"].values():
+        options = decoding(task)
+        assert (options.gen_length, options.block_length, options.steps) == (64, 64, 64)
+        assert task.config.target_delimiter == "" and task.config.gen_prefix == "gen_prefix"
+    assert set(ruler_calls) == {(t, 1024 * size) for t in RULER_TASKS for size in sizes}
+    for (task, _), options in ruler_calls.items():
+        assert options["gen_length"] == RESERVED[task.partition("_")[0]]
+        assert options["num_samples"] == 100
+        assert options["length_unit"] == "cl100k"
+        assert options["answer_newline"] is newline
+        assert options.get("settings", {}) == ({"num_examples": 0} if task == "vt" else {})
+
+
+def test_ruler_reports_its_kinds_at_each_length(ruler_calls):
+    groups = load("longllada_ruler")["group_map"]
+    assert groups["longllada_ruler"] == [f"longllada_ruler_{size}k" for size in (4, 8, 16)]
+    kinds = groups["longllada_ruler_8k"]
+    assert kinds == [f"longllada_ruler_{kind}_8k" for kind in ("niah", "agg", "qa")]
+    assert [len(groups[kind]) for kind in kinds] == [8, 3, 2]
+
+
+def test_ruler_samples_fit_their_length_in_the_papers_tokens(cl100k):
+    (task,) = load("longllada_ruler_vt_4k", num_samples=2)["tasks"].values()
+    for doc in task.test_docs():
+        prompt = doc["input"] + doc["gen_prefix"]
+        assert not prompt.endswith("\n")
+        assert 3900 < len(cl100k.encode_ordinary(prompt)) + 30 <= 4096
+
+
+def test_ruler_of_ultrallada_ends_in_a_newline(cl100k):
+    (task,) = load("ultrallada_ruler_niah_single_1_4k", num_samples=1)["tasks"].values()
+    assert task.test_docs()[0]["gen_prefix"].endswith("\n")
+
+
+@pytest.mark.parametrize("group", LONGBENCH)
+def test_longbench_has_the_settings_of_the_release(monkeypatch, group):
+    calls = {}
+
+    def record(tokenizer, *, dataset, prompt_length, **options):
+        calls[dataset] = (prompt_length, options)
+        # Scored as an English dataset, which needs no word segmentation.
+        sample = {"prompt": "a", "answers": ["b"], "all_classes": None, "dataset": "hotpotqa"}
+        flags = {"first_line": False, "chat_template": True}
+        return [{**sample, **flags, "num_tokens": 1, "num_dropped": 0, "id": "0"}]
+
+    monkeypatch.setattr("lm_eval_llada.tasks.longbench.samples.build_longbench", record)
+    loaded = load(group)
+    paper, _, size = group.rpartition("_")
+    assert set(calls) == set(LONGBENCH_DATASETS) and len(calls) == 21
+    assert all(call == (LONGBENCH[group], {}) for call in calls.values())
+    lengths = set()
+    for dataset in LONGBENCH_DATASETS:
+        options = decoding(loaded["tasks"][f"{paper}_{dataset}_{size}"])
+        wanted = longbench_prompt(dataset).max_new_tokens
+        assert options.block_length == 64
+        assert options.gen_length % 64 == 0
+        assert wanted <= options.gen_length < wanted + 64
+        assert options.steps == options.gen_length
+        lengths.add(options.gen_length)
+    assert lengths == {64, 128, 512}
+    assert [len(loaded["group_map"][name]) for name in loaded["group_map"][group]] == [
+        *(4, 4, 4, 4, 3, 2)
+    ]
+
+
+# --- what the command line fills in -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tasks", "names"),
+    [
+        (["longllada_niah"], ["longllada"]),
+        (["niah", "ultrallada_ruler_vt_4k"], ["ultrallada"]),
+        (["ultrallada_niah", "longllada_*"], ["longllada", "ultrallada"]),
+        (["/x/tasks/longllada/longllada_niah_2000.yaml"], ["longllada"]),
+        (["niah", "ruler_4k", "my_longllada_niah"], []),
+    ],
+)
+def test_tasks_belong_to_the_protocol_they_are_named_after(tasks, names):
+    assert [protocol.name for protocol in protocols_of(tasks)] == names
+
+
+def test_arguments_of_the_protocol_are_filled_in_and_said():
+    filled = fill_protocols(["longllada_niah"], {"target_length": 16384})
+    assert filled.model_args == {"target_length": 16384, "dtype": "float16", "round_scale": True}
+    (line,) = filled.lines
+    assert "longllada: the model arguments dtype=float16, round_scale=true are filled in" in line
+
+
+def test_other_tasks_of_the_run_are_named_since_they_share_the_model():
+    (line,) = fill_protocols(["niah_512", "ultrallada_niah"], {}).lines
+    assert "hold for niah_512 too" in line
+
+
+def test_arguments_of_the_user_win_and_are_said_to_depart():
+    given = {"dtype": "bfloat16", "round_scale": False, "length_unit": "model"}
+    filled = fill_protocols(["longllada_niah"], given, ["steps in --gen_kwargs"])
+    assert filled.model_args == given
+    (line,) = filled.lines
+    assert line == (
+        "longllada: the results are not the protocol's, because of dtype=bfloat16 (float16 there), "
+        "round_scale=false (true there), length_unit=model, steps in --gen_kwargs."
+    )
+
+
+def test_the_protocols_own_values_given_by_hand_are_no_departure():
+    given = {"dtype": "float16", "round_scale": "true", "length_unit": "cl100k"}
+    assert fill_protocols(["longllada_niah"], given).lines == ()
+
+
+@pytest.mark.parametrize("given", [{"rope_scale": 3.5}, {"rope_method": "yarn"}])
+def test_nothing_is_rounded_where_no_scale_is_computed(given):
+    filled = fill_protocols(["longllada_niah"], given)
+    assert filled.model_args == {**given, "dtype": "float16"}
+
+
+def test_other_tasks_are_left_alone():
+    filled = fill_protocols(["niah", "ruler_4k"], {"steps": 3}, ["--apply_chat_template"])
+    assert filled.model_args == {"steps": 3} and filled.lines == ()
+
+
+def test_protocols_that_want_different_models_are_an_error_unless_the_user_decides():
+    both = ["longllada_niah", "ultrallada_niah"]
+    message = (
+        "longllada has round_scale=true, ultrallada has round_scale=false.*one after the other"
+    )
+    with pytest.raises(ValueError, match=message):
+        fill_protocols(both, {})
+    filled = fill_protocols(both, {"rope_scale": 4})
+    assert filled.model_args == {"rope_scale": 4, "dtype": "float16"}
+
+
+@pytest.fixture
+def unchecked(monkeypatch) -> None:
+    """Names of checkpoints need not exist."""
+    monkeypatch.setattr(cli, "_checked_rope", lambda model_args: None)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_command_line_fills_in_the_protocol_and_says_so(tmp_path, capsys):
+    namespace = parsed("--tasks", "longllada_niah", "--model_args", "pretrained=x")
+    cli.fill_in(namespace, tmp_path)
+    wanted = {"pretrained": "x", "dtype": "float16", "round_scale": True}
+    assert namespace.model_args == wanted
+    assert not namespace.metadata
+    assert capsys.readouterr().err.count("are filled in") == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_command_line_says_what_departs(tmp_path, capsys):
+    namespace = parsed(
+        *("--tasks", "longllada_niah", "--model_args", "dtype=float32,round_scale=true"),
+        *("--gen_kwargs", "steps=4", "--metadata", '{"repeats": 1}', "--apply_chat_template"),
+    )
+    cli.fill_in(namespace, tmp_path)
+    assert namespace.model_args["dtype"] == "float32"
+    said = capsys.readouterr().err
+    assert "dtype=float32 (float16 there), steps in --gen_kwargs, repeats in --metadata" in said
+    assert "--apply_chat_template" in said and "filled in" not in said
+    assert namespace.metadata == {
+        "gen_kwargs": {"steps": 4},
+        "apply_chat_template": True,
+        "repeats": 1,
+    }
+
+
+def test_samples_of_any_model_know_of_the_chat_format(tmp_path):
+    namespace = parsed("--model", "hf", "--tasks", "niah_512", "--apply_chat_template")
+    cli.fill_in(namespace, tmp_path)
+    assert namespace.metadata == {"apply_chat_template": True}
+    assert namespace.model_args is None or "dtype" not in namespace.model_args
+
+
+def test_causal_baseline_gets_the_protocol_too(tmp_path):
+    namespace = parsed("--model", "hf_rope", "--tasks", "longllada_ruler_4k")
+    cli.fill_in(namespace, tmp_path)
+    assert namespace.model_args == {"dtype": "float16", "round_scale": True}
+
+
+def test_mixed_protocols_are_one_sentence(monkeypatch, capsys):
+    code = call(monkeypatch, "--tasks", "longllada_niah,ultrallada_niah")
+    check_one_sentence(code, capsys.readouterr().err, "want different models")
+
+
+def test_a_protocol_runs_in_half_precision_on_a_cpu(
+    monkeypatch, capsys, random_checkpoint, corpora, cl100k, tmp_path
+):
+    short = TaskManager.__init__
+
+    def without_defaults(self, *args, **kwargs):
+        short(self, *args, **{**kwargs, "include_defaults": False})
+
+    monkeypatch.setattr(TaskManager, "__init__", without_defaults)
+    code = call(
+        monkeypatch,
+        *("--tasks", "longllada_niah_2000", "--limit", "1", "--output_path", str(tmp_path)),
+        *("--model_args", f"pretrained={random_checkpoint},device=cpu,data_dir={corpora}"),
+        *("--gen_kwargs", "steps=1", "--metadata", '{"repeats": 1, "depths": [50]}'),
+    )
+    assert code == 0
+    assert "not the protocol's, because of steps in --gen_kwargs" in capsys.readouterr().err
+    (file,) = tmp_path.rglob("results_*.json")
+    results = json.loads(file.read_text())
+    assert results["config"]["model_dtype"] == "torch.float16"
+    assert results["config"]["llada"]["arguments"]["rope"]["round_scale"] is True
+    assert results["n-samples"]["longllada_niah_2000"]["effective"] == 1
