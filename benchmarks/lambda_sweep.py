@@ -29,31 +29,18 @@ from typing import Any
 from lm_eval.utils import simple_parse_args_string
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.cli.demo import (
-    DemoOptions,
-    run_evaluations,
-    write_tasks,
-)
+from lm_eval_llada.cli.demo import write_tasks
 from lm_eval_llada.errors import require_whole
+from lm_eval_llada.harness.processes import run_evaluations
 from lm_eval_llada.modeling import load_config
-from lm_eval_llada.report import (
-    Run,
-    draw_heatmaps,
-    find_results,
-    read_run,
-)
-from lm_eval_llada.report.document import (
-    Paragraph,
-    Section,
-    Table,
-    number,
-    signed,
-    table,
-)
+from lm_eval_llada.report.cells import NeedleScores
+from lm_eval_llada.report.document import Paragraph, Section, Table, number, signed, table
+from lm_eval_llada.report.evaluations import model_arguments
 from lm_eval_llada.report.figures import new_figure, save_figure
+from lm_eval_llada.report.files import find_files
+from lm_eval_llada.report.heatmap import draw_heatmaps
 from lm_eval_llada.report.markdown import to_markdown
-from lm_eval_llada.report.needles import frontier_caption, frontier_rows
-from lm_eval_llada.report.rows import model_arguments
+from lm_eval_llada.report.needles import frontier_caption, frontier_rows, newest_needles
 
 _HALF = 50.0
 _NOTE = (
@@ -128,7 +115,7 @@ class SweepOptions:
         return f"pretrained={self.pretrained}{scaled}"
 
 
-def measure(options: SweepOptions) -> list[Run]:
+def measure(options: SweepOptions) -> list[NeedleScores]:
     """Run the λ that have no scores yet, and read those of all.
 
     Args:
@@ -146,37 +133,33 @@ def measure(options: SweepOptions) -> list[Run]:
         path = options.output / f"results_{multiple}x.json"
         model_args = options.model_args(multiple, train_length)
         if not path.exists():
-            results = _evaluate(options.pretrained, plan, model_args)
+            results = _evaluate(plan, model_args)
             path.write_text(json.dumps(trimmed(results), indent=1) + "\n", encoding="utf-8")
         check_settings(path, model_args, plan)
-        runs.append(labelled(read_run(path)))
+        runs.append(labelled(newest_needles(path, path.name)))
     return runs
 
 
-def _evaluate(pretrained: str, plan: Mapping[int, int], model_args: str) -> dict[str, Any]:
+def _evaluate(plan: Mapping[int, int], model_args: str) -> Mapping[str, Any]:
     """What lm-eval writes about one λ."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for length, repeats in plan.items():
-            options = DemoOptions(pretrained, (length,), repeats)
-            write_tasks(options, folder / "tasks" / str(length))
+        write_tasks(folder / "tasks", plan)
         arguments = [
             *("--model", "llada"),
             *("--model_args", model_args),
-            *("--tasks", str(folder / "tasks" / "*" / "*.yaml")),
+            *("--tasks", str(folder / "tasks")),
             *("--output_path", str(folder / "results")),
         ]
         run_evaluations({"needles": arguments}, folder)
-        content = find_results(folder / "results")[-1].read_text(encoding="utf-8")
-    results: dict[str, Any] = json.loads(content)
-    return results
+        return find_files([folder / "results"]).results[-1].content
 
 
 def trimmed(results: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of lm-eval's results that tables and pictures are made from, in their old places.
 
-    What else there is describes the machine, its paths included. `read_run` and `lm-eval-llada
-    report` read what is left like the whole.
+    What else there is describes the machine, its paths included. `lm-eval-llada report`
+    reads what is left like the whole.
 
     Args:
         results: From a results file of lm-eval.
@@ -229,7 +212,7 @@ def check_settings(path: Path, model_args: str, plan: Mapping[int, int]) -> None
             )
 
 
-def labelled(run: Run) -> Run:
+def labelled(run: NeedleScores) -> NeedleScores:
     """A run under the name that its λ gives it.
 
     Args:
@@ -244,7 +227,7 @@ def labelled(run: Run) -> Run:
     return dataclasses.replace(run, label="λ = 1" if scale == 1 else f"λ = {scale:.2f}")
 
 
-def crossing(run: Run, length: int) -> float | None:
+def crossing(run: NeedleScores, length: int) -> float | None:
     """Depth in per cent where the score rises through 50 for the last time towards the end.
 
     Args:
@@ -266,7 +249,7 @@ def crossing(run: Run, length: int) -> float | None:
     return low.depth + share * (high.depth - low.depth)
 
 
-def rows_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def rows_of(runs: Sequence[NeedleScores]) -> list[dict[str, Any]]:
     """Predicted against observed, one row for each λ and length.
 
     Args:

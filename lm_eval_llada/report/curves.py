@@ -1,4 +1,4 @@
-"""Perplexity against context: from the files that `ppl/curve.py` writes to lines in a picture."""
+"""Perplexity against context: from the files of the command ``curve`` to lines in a picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.report.frontier import rope_label
 from lm_eval_llada.tasks.perplexity.scores import (
     ChunkScore,
     CurvePoint,
@@ -143,7 +144,7 @@ def read_curves(paths: Iterable[str | Path]) -> list[Series]:
     """Read the lines of a picture: one for each estimator of each file, in order.
 
     Args:
-        paths: Files that `ppl/curve.py` has written, finished or not.
+        paths: Files that `lm-eval-llada curve` has written, finished or not.
 
     Raises:
         ValueError: If a file is none of these, or holds no score.
@@ -152,7 +153,9 @@ def read_curves(paths: Iterable[str | Path]) -> list[Series]:
     for path in map(Path, paths):
         found = read_curve_file(path)
         if not found.scores:
-            raise ValueError(f"{path} holds no score yet; run ppl/curve.py with it as --output.")
+            raise ValueError(
+                f"{path} holds no score yet; run the command curve with it as --output."
+            )
         try:
             result += _series_of(path, found)
         except (KeyError, TypeError) as error:
@@ -220,6 +223,7 @@ def curve_table(series: Series, most: int = 12) -> str:
 def _series_of(path: Path, found: CurveContents) -> list[Series]:
     settings = found.settings
     rope, lengths = settings["rope"], settings["lengths"]
+    name = f"{Path(settings['pretrained']).name}, {rope_label(rope)}"
     result = []
     for estimator in settings["estimators"]:
         rows = [row for row in found.scores if row["estimator"] == estimator]
@@ -236,7 +240,7 @@ def _series_of(path: Path, found: CurveContents) -> list[Series]:
         ]
         result.append(
             Series(
-                label=f"{_label(settings)}, {estimator}",
+                label=f"{name}, {estimator}",
                 source=str(path),
                 estimator=estimator,
                 points=tuple(curve_points(scores, lengths, settings["chunk_length"])),
@@ -246,14 +250,6 @@ def _series_of(path: Path, found: CurveContents) -> list[Series]:
             )
         )
     return [series for series in result if series.points]
-
-
-def _label(settings: Mapping[str, Any]) -> str:
-    name, rope = Path(settings["pretrained"]).name, settings["rope"]
-    scale, method = rope["rope_scale"], rope["method"]
-    if scale != 1:
-        return f"{name} λ={scale:.4g}"
-    return name if method in ("none", "ntk", "diffusion_ntk") else f"{name} {method}"
 
 
 def _parse(path: str | Path, number: int, line: bytes) -> dict[str, Any]:

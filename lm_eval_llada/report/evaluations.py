@@ -10,18 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_llada.report.files import (
-    Found,
-    ResultFile,
-    SampleFile,
-    Skipped,
-)
-from lm_eval_llada.report.rows import (
-    RopeFacts,
-    model_arguments,
-    needle_cells,
-    rope_facts,
-)
+from lm_eval_llada.report.cells import needle_cells
+from lm_eval_llada.report.files import Found, ResultFile, SampleFile, Skipped
+from lm_eval_llada.report.frontier import RopeFacts, rope_facts, rope_label
 from lm_eval_llada.report.samples import Sample, read_samples
 
 _KINDS = {"llada": "diffusion", "hf_rope": "causal", "hf": "causal"}
@@ -158,6 +149,20 @@ def read_evaluations(found: Found) -> Reading:
     return Reading(tuple(_labelled(evaluations)), tuple(skipped), tuple(notes))
 
 
+def model_arguments(config: Mapping[str, Any]) -> dict[str, str]:
+    """The model arguments of a run as texts by name; those that are None are left out.
+
+    Args:
+        config: The ``config`` entry of lm-eval's results, which has them as a mapping or as
+            ``name=value,name=value``.
+    """
+    arguments = config.get("model_args") or {}
+    if isinstance(arguments, str):
+        pairs = (item.partition("=") for item in arguments.split(","))
+        arguments = {key.strip(): value.strip() for key, _, value in pairs}
+    return {str(name): str(value) for name, value in arguments.items() if value is not None}
+
+
 def _problem(file: ResultFile) -> Skipped | None:
     """Why a file that has the shape of results cannot be read all the same, or None."""
     try:
@@ -215,7 +220,9 @@ def _merged(
     config = files[-1].content.get("config", {})
     model = Path(model_arguments(config).get("pretrained", str(config.get("model")))).name
     kind = _KINDS.get(str(config.get("model")), "other")
-    return Evaluation(_rope_label(model, config), model, kind, config, tasks, tuple(files), read)
+    rope = config.get("rope")
+    label = f"{model}, {rope_label(rope)}" if isinstance(rope, dict) else model
+    return Evaluation(label, model, kind, config, tasks, tuple(files), read)
 
 
 def _task_results(content: Mapping[str, Any]) -> Iterable[TaskResult]:
@@ -274,18 +281,6 @@ def _scored(name: str, samples: Sequence[Sample]) -> TaskResult:
     length = samples[0].length
     metadata = {} if length is None else {"length": length}
     return TaskResult(name, metrics, {}, len(samples), None, metadata)
-
-
-def _rope_label(model: str, config: Mapping[str, Any]) -> str:
-    rope = config.get("rope")
-    if not isinstance(rope, dict):
-        return model
-    method = rope.get("method", "none")
-    if method == "none":
-        return f"{model}, unscaled"
-    if rope.get("d_crit") is not None:
-        return f"{model}, λ = {rope['rope_scale']:.4g} ({method})"
-    return f"{model}, {method} x{rope.get('factor') or 1:.4g}"
 
 
 def _labelled(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

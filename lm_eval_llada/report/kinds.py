@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lm_eval_llada.report.cells import needle_cells
 from lm_eval_llada.report.document import (
     Block,
     Bullets,
@@ -17,7 +18,6 @@ from lm_eval_llada.report.document import (
     table,
 )
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
-from lm_eval_llada.report.rows import needle_cells
 from lm_eval_llada.report.samples import Sample
 from lm_eval_llada.tasks.longbench.scores import DATASETS
 from lm_eval_llada.tasks.niah.scores import clustered_stderr

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from lm_eval_llada.report.cells import NeedleScores
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -24,9 +25,8 @@ from lm_eval_llada.report.heatmap import draw_heatmaps
 from lm_eval_llada.report.needles import (
     frontier_caption,
     frontier_rows,
-    needle_runs,
+    needle_scores,
 )
-from lm_eval_llada.report.rows import Run
 
 _SINGLE = "niah"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -38,7 +38,7 @@ _EXPLANATION = (
     "means that the heuristic promises more than is found."
 )
 
-Panel = tuple[Evaluation, Run]
+Panel = tuple[Evaluation, NeedleScores]
 
 
 def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
@@ -52,14 +52,14 @@ def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
     """
     groups: dict[tuple[str, str], list[Panel]] = {}
     for evaluation in evaluations:
-        for family, run in needle_runs(evaluation).items():
+        for family, run in needle_scores(evaluation).items():
             groups.setdefault((family, evaluation.model), []).append((evaluation, run))
     if not groups:
         return None
     blocks: list[Block] = []
     for (family, model), panels in sorted(groups.items()):
         blocks += _checkpoint(family, model, panels)
-    by_family: dict[str, list[Run]] = {}
+    by_family: dict[str, list[NeedleScores]] = {}
     for (family, _), panels in sorted(groups.items()):
         by_family.setdefault(family, []).extend(run for _, run in panels)
     curves = [_mean_curves(family, runs) for family, runs in by_family.items() if _has_curve(runs)]
@@ -89,7 +89,7 @@ def _checkpoint(family: str, model: str, panels: Sequence[Panel]) -> list[Block]
     return [*blocks, frontier] if frontier else blocks
 
 
-def _depth_table(family: str, run: Run) -> Table:
+def _depth_table(family: str, run: NeedleScores) -> Table:
     header = ["length", *(f"{depth} %" for depth in run.depths), "mean", "samples"]
     rows = [
         [
@@ -131,11 +131,11 @@ def _frontier_table(family: str, panels: Sequence[Panel]) -> Table | None:
     return table(header, rows, caption)
 
 
-def _has_curve(runs: Sequence[Run]) -> bool:
+def _has_curve(runs: Sequence[NeedleScores]) -> bool:
     return any(len(run.lengths) > 1 for run in runs)
 
 
-def _mean_curves(family: str, runs: Sequence[Run]) -> Picture:
+def _mean_curves(family: str, runs: Sequence[NeedleScores]) -> Picture:
     """Mean score by length, a line for each run."""
     figure = new_figure(9.0, 4.6)
     axes = figure.subplots()

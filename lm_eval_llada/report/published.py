@@ -30,7 +30,7 @@ from lm_eval_llada.report.document import (
     with_error,
 )
 from lm_eval_llada.report.evaluations import Evaluation
-from lm_eval_llada.report.needles import family_of, needle_runs
+from lm_eval_llada.report.needles import family_of, needle_scores
 
 _FILE = Path(__file__).with_name("published.csv")
 # Base names of checkpoints on the hub, lower case, by the papers' names.
@@ -186,7 +186,7 @@ _Number = tuple[str, int | None, float | None, float | None, str]
 
 def _needle_numbers(evaluation: Evaluation) -> Iterable[_Number]:
     tasks = {(family_of(task), task.length): task for task in evaluation.tasks.values()}
-    for family, run in needle_runs(evaluation).items():
+    for family, run in needle_scores(evaluation).items():
         base, _, steps = family.partition("_steps_")
         if base.endswith("niah_multi"):  # asks for several needles, unlike the published task
             continue

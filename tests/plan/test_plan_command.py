@@ -14,8 +14,8 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import TaskIndex
 
-from lm_eval_llada.cli import main as cli
 from lm_eval_llada.cli import plan as command
+from lm_eval_llada.cli import run as cli
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
 from lm_eval_llada.modeling import LLaDAConfig, find_config
