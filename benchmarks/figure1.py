@@ -31,7 +31,8 @@ from lm_eval_llada.errors import require_whole
 from lm_eval_llada.harness.processes import run_evaluations
 from lm_eval_llada.modeling import load_config
 from lm_eval_llada.report.cells import NeedleScores
-from lm_eval_llada.report.curves import Series, draw_curves, read_curves
+from lm_eval_llada.report.curve_picture import draw_curves
+from lm_eval_llada.report.curves import Series, read_curves
 from lm_eval_llada.report.figures import new_figure, save_figure
 from lm_eval_llada.report.needles import newest_needles
 from lm_eval_llada.tasks.perplexity.scores import safe_exp

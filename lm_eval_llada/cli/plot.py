@@ -13,7 +13,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lm_eval_llada.report.curves import KINDS, UNITS, draw_curves, read_curves
+from lm_eval_llada.report.curve_picture import KINDS, UNITS, draw_curves
+from lm_eval_llada.report.curves import read_curves
 from lm_eval_llada.report.figures import new_figure, save_figure
 
 _SUFFIXES = (".png", ".svg")

@@ -13,10 +13,10 @@ from typing import Any, TextIO
 from lm_eval_llada.errors import require_whole
 from lm_eval_llada.report.against import against_section
 from lm_eval_llada.report.benchmarks import longbench_section, ruler_section
-from lm_eval_llada.report.document import Picture, Section
-from lm_eval_llada.report.evaluations import Evaluation, read_evaluations
+from lm_eval_llada.report.document import Picture, Section, without_pictures
+from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.failures import failures_section
-from lm_eval_llada.report.figures import new_figure, save_figure
+from lm_eval_llada.report.figures import save_figure
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.kinds import kinds_section
 from lm_eval_llada.report.markdown import to_markdown
@@ -27,6 +27,7 @@ from lm_eval_llada.report.perplexity import (
     perplexity_section,
 )
 from lm_eval_llada.report.published import published_section
+from lm_eval_llada.report.reading import read_evaluations
 from lm_eval_llada.report.runs import (
     other_tasks_section,
     overview_section,
@@ -118,7 +119,6 @@ def run(namespace: argparse.Namespace) -> None:
 
     Raises:
         ValueError: If nothing that was named can be reported, or ``--against`` names no two runs.
-        ImportError: If matplotlib is not installed.
         OSError: If the output cannot be written.
     """
     options = ReportOptions(
@@ -131,6 +131,8 @@ def run(namespace: argparse.Namespace) -> None:
 def write_report(options: ReportOptions, *, bold: bool = False) -> str:
     """Write ``report.md``, ``report.html`` and every picture as PNG and SVG.
 
+    Without matplotlib there are no pictures, and the summary says so.
+
     Args:
         options: What to report and where to write it.
         bold: Whether headings of the summary are set in bold by terminal codes.
@@ -140,27 +142,26 @@ def write_report(options: ReportOptions, *, bold: bool = False) -> str:
 
     Raises:
         ValueError: If nothing that was named can be reported, or ``against`` names no two runs.
-        ImportError: If matplotlib is not installed.
         OSError: If the output cannot be written.
     """
-    new_figure(1, 1)  # says what is missing before minutes of reading
     sections = build_sections(options)
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        block.name: save_figure(block.figure, folder, block.name)
-        for section in sections
-        for block in section.blocks
-        if isinstance(block, Picture)
-    }
+    drawn = [b for section in sections for b in section.blocks if isinstance(b, Picture)]
+    try:
+        pictures = {block.name: save_figure(block.draw(), folder, block.name) for block in drawn}
+        kept = f"{len(pictures)} pictures as PNG and SVG"
+    except ImportError as error:
+        pictures, kept = {}, f"no picture. {error}"
+        sections = [without_pictures(section) for section in sections]
     # Names in foreign files may hold halves of characters, which UTF-8 cannot write.
     for name, text in (
         ("report.md", to_markdown(_TITLE, sections)),
         ("report.html", to_html(_TITLE, sections, pictures)),
     ):
         (folder / name).write_text(text, encoding="utf-8", errors="replace")
-    written = f"Written: {folder / 'report.html'}, {folder / 'report.md'} and {len(pictures)} "
-    return f"{to_text(_TITLE, sections, bold=bold)}\n{written}pictures as PNG and SVG\n"
+    written = f"Written: {folder / 'report.html'}, {folder / 'report.md'} and {kept}"
+    return f"{to_text(_TITLE, sections, bold=bold)}\n{written}\n"
 
 
 def build_sections(options: ReportOptions) -> list[Section]:
@@ -171,7 +172,6 @@ def build_sections(options: ReportOptions) -> list[Section]:
 
     Raises:
         ValueError: If nothing that was named can be reported, or ``against`` names no two runs.
-        ImportError: If matplotlib is not installed.
     """
     found = find_files([*options.paths, *options.against])
     reading, curves = read_evaluations(found), find_curves(found.curves)

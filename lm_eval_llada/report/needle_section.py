@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from lm_eval_llada.report.cells import NeedleScores
 from lm_eval_llada.report.document import (
@@ -28,7 +30,9 @@ from lm_eval_llada.report.needles import (
     needle_scores,
 )
 
-_SINGLE = "niah"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "os^Dv<>P"  # one more than colours, so that the two come together late
 _EXPLANATION = (
@@ -80,7 +84,7 @@ def _checkpoint(family: str, model: str, panels: Sequence[Panel]) -> list[Block]
     title = f"{model}, {family}: {sweep}needles found by context length and depth"
     captions = {run.label: text for run in runs if (text := frontier_caption(run))}
     name = file_name("heatmap", family, model)
-    blocks: list[Block] = [Picture(name, title, draw_heatmaps(runs, title, captions))]
+    blocks: list[Block] = [Picture(name, title, partial(draw_heatmaps, runs, title, captions))]
     blocks += [_depth_table(family, run) for run in runs]
     unfinished = [f"{run.label}: {run.missing}" for run in runs if run.missing]
     if unfinished:
@@ -137,6 +141,11 @@ def _has_curve(runs: Sequence[NeedleScores]) -> bool:
 
 def _mean_curves(family: str, runs: Sequence[NeedleScores]) -> Picture:
     """Mean score by length, a line for each run."""
+    title = f"{family}: retrieval by context length"
+    return Picture(file_name("retrieval", family), title, partial(_draw_means, runs, title))
+
+
+def _draw_means(runs: Sequence[NeedleScores], title: str) -> Figure:
     figure = new_figure(9.0, 4.6)
     axes = figure.subplots()
     for position, run in enumerate(runs):
@@ -162,7 +171,6 @@ def _mean_curves(family: str, runs: Sequence[NeedleScores]) -> Picture:
     axes.set_xlabel("context length (tokens)")
     axes.set_ylabel("mean score over depths (0-100)")
     axes.grid(alpha=0.25)
-    title = f"{family}: retrieval by context length"
     figure.suptitle(title, fontsize=13, fontweight="bold")
     figure.legend(loc="outside lower center", frameon=False, ncols=1 + (math.ceil(len(runs) / 6)))
-    return Picture(file_name("retrieval", family), title, figure)
+    return figure

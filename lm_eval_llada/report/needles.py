@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lm_eval_llada.report.cells import NeedleScores, needle_cells
-from lm_eval_llada.report.evaluations import Evaluation, TaskResult, read_evaluations
+from lm_eval_llada.report.evaluations import Evaluation, TaskResult
 from lm_eval_llada.report.files import Found, find_files
+from lm_eval_llada.report.reading import read_evaluations
 
 _ALL_DEPTHS = tuple(range(0, 101, 10))
 

@@ -6,14 +6,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lm_eval_llada.report.curves import (
-    Series,
-    draw_curves,
-    read_curve_file,
-    read_curves,
-)
+from lm_eval_llada.report.curve_picture import draw_curves
+from lm_eval_llada.report.curves import Series, read_curve_file, read_curves
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -35,6 +33,9 @@ from lm_eval_llada.report.published import (
     paper_name,
 )
 from lm_eval_llada.tasks.perplexity.scores import Value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The estimators whose perplexity is LongLLaDA's; the ELBO and DUEL are other quantities.
 _PUBLISHED_ESTIMATORS = ("masked_mean", "causal")
@@ -99,15 +100,10 @@ def is_at_length(metric: str) -> bool:
 def _curve_blocks(series: Sequence[Series]) -> list[Block]:
     if not series:
         return []
-    figure = new_figure(12.0, 5.2)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, kind in zip(panels, ("cumulative", "local"), strict=True):
-        draw_curves(axes, series, kind=kind)
-    figure.suptitle("Perplexity by context length", fontsize=13, fontweight="bold")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=2)
     blocks: list[Block] = [
-        Picture("perplexity", "Perplexity by context length, one line a model", figure),
+        Picture(
+            "perplexity", "Perplexity by context length, one line a model", partial(_draw, series)
+        ),
         Paragraph("Bands are two standard errors to either side."),
         _curve_table(series),
     ]
@@ -119,6 +115,17 @@ def _curve_blocks(series: Sequence[Series]) -> list[Block]:
             )
         )
     return blocks
+
+
+def _draw(series: Sequence[Series]) -> Figure:
+    figure = new_figure(12.0, 5.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, kind in zip(panels, ("cumulative", "local"), strict=True):
+        draw_curves(axes, series, kind=kind)
+    figure.suptitle("Perplexity by context length", fontsize=13, fontweight="bold")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=2)
+    return figure
 
 
 def measured_perplexities(series: Sequence[Series]) -> list[Measured]:

@@ -15,12 +15,8 @@ from benchmarks import figure1
 from lm_eval_llada.cli.main import main
 from lm_eval_llada.diffusion.likelihood import perplexity
 from lm_eval_llada.report.cells import Cell, NeedleScores
-from lm_eval_llada.report.curves import (
-    Series,
-    curve_table,
-    draw_curves,
-    read_curves,
-)
+from lm_eval_llada.report.curve_picture import draw_curves
+from lm_eval_llada.report.curves import Series, curve_table, read_curves
 from lm_eval_llada.tasks.perplexity.scores import ChunkScore, curve_points
 from tests.helpers.toy_tokenizer import toy_tokenizer
 

@@ -14,7 +14,7 @@ from lm_eval_llada.report.document import (
     Picture,
     Table,
 )
-from lm_eval_llada.report.evaluations import Evaluation, read_evaluations
+from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.frontier import RopeFacts
 from lm_eval_llada.report.needle_section import file_name, needle_section
@@ -24,6 +24,7 @@ from lm_eval_llada.report.needles import (
     needle_scores,
     observed_frontier,
 )
+from lm_eval_llada.report.reading import read_evaluations
 from tests.helpers.report_results import DEPTHS, niah, results, rope, write
 
 TINY = RopeFacts(rope_theta=1e4, head_dim=64, train_length=512)
@@ -143,10 +144,10 @@ def test_a_sweep_is_one_picture_in_the_order_of_its_scales(tmp_path: Path) -> No
     pictures = [block for block in section.blocks if isinstance(block, Picture)]
     assert [picture.name for picture in pictures] == ["retrieval-niah", "heatmap-niah-tiny-llada"]
     assert "λ sweep" in pictures[1].alternative
-    titles = [axes.get_title() for axes in pictures[1].figure.axes[:3]]
+    titles = [axes.get_title() for axes in pictures[1].draw().axes[:3]]
     assert titles[:2] == ["tiny-llada, unscaled", "tiny-llada, λ = 2.656 (ntk)"]
     assert titles[2].startswith("tiny-llada, λ = 4 (ntk)\npartial: 8 of 44")
-    assert "off by" in pictures[1].figure.axes[0].get_xlabel()
+    assert "off by" in pictures[1].draw().axes[0].get_xlabel()
 
 
 def test_a_sweep_has_a_table_of_predicted_and_observed_frontiers(tmp_path: Path) -> None:

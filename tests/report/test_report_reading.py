@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_llada.report.benchmarks import longbench_section, ruler_section
-from lm_eval_llada.report.evaluations import Reading, read_evaluations
+from lm_eval_llada.report.evaluations import Reading
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.kinds import kinds_section
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.needles import frontier_rows, needle_scores
 from lm_eval_llada.report.published import published_section
+from lm_eval_llada.report.reading import read_evaluations
 from lm_eval_llada.report.runs import (
     other_tasks_section,
     overview_section,
