@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.niah_evidence import is_found
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import (
@@ -33,7 +34,6 @@ from lm_eval_llada.modeling import (
     load_model,
     make_denoiser,
 )
-from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
 from lm_eval_llada.tasks.token_counts import load_tokenizer
@@ -107,8 +107,7 @@ def needles_found(answer: Answer, tokenizer: Any, length: int, samples: int) -> 
         tokenizer, length=length, gen_length=GEN_LENGTH, depths=DEPTHS, repeats=samples
     ):
         output = answer(tokenizer(sample["prompt"], verbose=False)["input_ids"])
-        text = tokenizer.decode(output, skip_special_tokens=True)
-        found[int(sample["depth"])] += int(niah_exact(text, sample["answer"]) == 100)
+        found[int(sample["depth"])] += is_found(sample, output, tokenizer)
     return found
 
 

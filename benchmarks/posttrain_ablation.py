@@ -40,8 +40,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ablation_cells import Cell, append_record, chosen, read_records
+from benchmarks.ablation_cells import Cell, chosen
 from benchmarks.ablation_tables import tables
+from benchmarks.json_lines import append_record, read_records
 from benchmarks.niah_evidence import count_right
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
@@ -196,7 +197,7 @@ def run_missing(
         measure: from a cell to its record.
     """
     for cell in cells:
-        if cell.name in read_records(results):
+        if cell.name in {record["cell"] for record in read_records(results)}:
             continue
         record = measure(cell)
         append_record(results, record)
@@ -221,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.results,
                 lambda cell: run_cell(cell, arguments.runs, measurement),
             )
-        print(tables(list(read_records(arguments.results).values())))
+        print(tables(read_records(arguments.results)))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
