@@ -39,7 +39,7 @@ demo: $(VENV)/.installed-plot
 	$(BIN)/python -m lm_eval_llada demo $(DEMO_ARGS)
 
 figure1: $(VENV)/.installed-plot
-	$(BIN)/python ppl/figure1.py
+	$(BIN)/python -m benchmarks.figure1
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.speed --output benchmarks/results/speed.jsonl

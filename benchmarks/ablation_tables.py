@@ -8,15 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.ablation_cells import TARGET_LENGTH, all_cells
-from lm_eval_llada.report.document import (
-    GAP,
-    Paragraph,
-    Section,
-    Table,
-    number,
-    signed,
-    table,
-)
+from lm_eval_llada.report.document import GAP, Paragraph, Section, Table, number, signed, table
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.published import published_numbers
 

@@ -97,7 +97,7 @@ def measure(model: LLaDAForMaskedLM, context: int, options: SamplingOptions, rep
         generate(denoise, [prompt], options, mask_token_id=4607)
         seconds.append(time.process_time() - start)
     timed = seconds[1:]
-    work: Work = generation_work(model.config, prompt_length, options)
+    work: Work = generation_work(MODEL, prompt_length, options)
     middle = median(timed)
     return Row(
         context=context,
