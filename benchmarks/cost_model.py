@@ -31,11 +31,7 @@ import torch
 
 from lm_eval_llada.checkpoints.provenance import machine, package_commit
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import (
-    LLaDAConfig,
-    LLaDAForMaskedLM,
-    make_denoiser,
-)
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, make_denoiser
 from lm_eval_llada.modeling.cost import Work, generation_work
 
 CONTEXTS = (512, 1024, 2048, 4096, 8192)

@@ -26,16 +26,8 @@ import torch
 
 from benchmarks.json_lines import append_record, read_records
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.diffusion.sampler import (
-    CACHES,
-    SamplingOptions,
-    generate,
-)
-from lm_eval_llada.modeling import (
-    LLaDAForMaskedLM,
-    load_model,
-    make_denoiser,
-)
+from lm_eval_llada.diffusion.sampler import CACHES, SamplingOptions, generate
+from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.rope import RopeChoice
 from lm_eval_llada.tasks.niah.scores import niah_exact, wilson_interval

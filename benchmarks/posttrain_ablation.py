@@ -49,11 +49,7 @@ from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.requests import content_seed
-from lm_eval_llada.modeling import (
-    LLaDAForMaskedLM,
-    load_model,
-    make_denoiser,
-)
+from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
 from lm_eval_llada.tasks.token_counts import load_tokenizer

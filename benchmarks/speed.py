@@ -45,12 +45,7 @@ from benchmarks.speed_measure import Stopwatch, added_peak, make_row, peak_apart
 from benchmarks.speed_models import Scale
 from lm_eval_llada.checkpoints.provenance import machine, package_commit
 from lm_eval_llada.errors import require_whole, unknown_choice
-from lm_eval_llada.report.document import (
-    GAP,
-    Table,
-    number,
-    table,
-)
+from lm_eval_llada.report.document import GAP, Table, number, table
 from lm_eval_llada.report.terminal import aligned
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "speed.jsonl"

@@ -179,11 +179,7 @@ def run_demo(options: DemoOptions) -> None:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     defaults = DemoOptions()
     help_text = "Find needles at every depth, with and without NTK scaling of RoPE"
     parser = subparsers.add_parser(

@@ -21,11 +21,7 @@ _SUFFIXES = (".png", ".svg")
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     parser = subparsers.add_parser(
         "plot",
         help="Draw perplexity curves",

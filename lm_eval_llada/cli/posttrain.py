@@ -8,11 +8,7 @@ from lm_eval_llada.posttrain.__main__ import DESCRIPTION, add_arguments, run
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     help_text = "Post-train a masked diffusion model for longer contexts"
     parser = subparsers.add_parser("posttrain", help=help_text, description=DESCRIPTION)
     add_arguments(parser)

@@ -25,11 +25,7 @@ _DESCRIPTION = (
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     parser = subparsers.add_parser(
         "prefetch", help="Fetch what tasks and a model need offline", description=_DESCRIPTION
     )

@@ -21,11 +21,7 @@ from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.kinds import kinds_section
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.needle_section import needle_section
-from lm_eval_llada.report.perplexity import (
-    find_curves,
-    measured_perplexities,
-    perplexity_section,
-)
+from lm_eval_llada.report.perplexity import find_curves, measured_perplexities, perplexity_section
 from lm_eval_llada.report.published import published_section
 from lm_eval_llada.report.reading import read_evaluations
 from lm_eval_llada.report.runs import (
@@ -77,11 +73,7 @@ class ReportOptions:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     help_text = "Turn folders of results into tables, pictures and pages"
     parser = subparsers.add_parser("report", help=help_text, description=help_text)
     parser.add_argument(

@@ -9,13 +9,7 @@ from typing import Any
 
 from lm_eval_llada.cli.arguments import add_model_args, model_args_of
 from lm_eval_llada.report.coverage import draw_coverage, save_coverage
-from lm_eval_llada.rope import (
-    METHODS,
-    RopeChoice,
-    coverage,
-    describe,
-    resolve,
-)
+from lm_eval_llada.rope import METHODS, RopeChoice, coverage, describe, resolve
 
 _NUMBERS = ("rope_theta", "head_dim", "train_length")
 # Arguments of the command, as in model_args, and what `RopeChoice` calls them.
@@ -30,11 +24,7 @@ _CHOICE = {
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     help_text = "Print λ, critical dimension, reach and coverage of a checkpoint or of numbers"
     parser = subparsers.add_parser("rope", help=help_text, description=help_text)
     add_model_args(parser, "checkpoint and position embeddings")

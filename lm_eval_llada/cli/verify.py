@@ -16,11 +16,7 @@ _DESCRIPTION = (
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     parser = subparsers.add_parser(
         "verify", help="Check a checkpoint on this machine", description=_DESCRIPTION
     )

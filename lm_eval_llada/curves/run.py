@@ -40,12 +40,7 @@ from lm_eval_llada.errors import require_whole, unknown_choice
 from lm_eval_llada.modeling import make_denoiser
 from lm_eval_llada.modeling.cost import activation_bytes
 from lm_eval_llada.rope import ResolvedRope
-from lm_eval_llada.tasks.text.long_texts import (
-    TokenText,
-    long_texts,
-    read_documents,
-    tokenize,
-)
+from lm_eval_llada.tasks.text.long_texts import TokenText, long_texts, read_documents, tokenize
 from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 MODELS = ("llada", "hf_rope")

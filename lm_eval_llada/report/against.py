@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from lm_eval_llada.report.document import (
-    Block,
-    Paragraph,
-    Section,
-    Table,
-    number,
-    signed,
-    table,
-)
+from lm_eval_llada.report.document import Block, Paragraph, Section, Table, number, signed, table
 from lm_eval_llada.report.evaluations import Evaluation
-from lm_eval_llada.report.kinds import (
-    Difference,
-    by_kind,
-    difference,
-    kind_of,
-)
+from lm_eval_llada.report.kinds import Difference, by_kind, difference, kind_of
 
 _CLEAR = 2.0  # standard errors
 _CHANCE = 0.05  # share of differences beyond them where there is none, for a normal distribution

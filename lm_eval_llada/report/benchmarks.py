@@ -20,11 +20,7 @@ from lm_eval_llada.report.document import (
     with_error,
 )
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
-from lm_eval_llada.tasks.longbench.scores import (
-    CATEGORIES,
-    DATASETS,
-    longbench_averages,
-)
+from lm_eval_llada.tasks.longbench.scores import CATEGORIES, DATASETS, longbench_averages
 from lm_eval_llada.tasks.ruler.scores import GROUPS, ruler_averages
 
 RULER_TASKS: tuple[str, ...] = tuple(task for group in GROUPS.values() for task in group)

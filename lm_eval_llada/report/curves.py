@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.report.frontier import rope_label
-from lm_eval_llada.tasks.perplexity.scores import (
-    ChunkScore,
-    CurvePoint,
-    curve_points,
-)
+from lm_eval_llada.tasks.perplexity.scores import ChunkScore, CurvePoint, curve_points
 
 FORMAT = 1
 """Version of the files; another one is an error."""

@@ -24,11 +24,7 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.figures import new_figure
 from lm_eval_llada.report.heatmap import draw_heatmaps
-from lm_eval_llada.report.needles import (
-    frontier_caption,
-    frontier_rows,
-    needle_scores,
-)
+from lm_eval_llada.report.needles import frontier_caption, frontier_rows, needle_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,11 +27,7 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.figures import new_figure
 from lm_eval_llada.report.files import Skipped
-from lm_eval_llada.report.published import (
-    Measured,
-    length_in_k,
-    paper_name,
-)
+from lm_eval_llada.report.published import Measured, length_in_k, paper_name
 from lm_eval_llada.tasks.perplexity.scores import Value
 
 if TYPE_CHECKING:

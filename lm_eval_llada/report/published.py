@@ -21,14 +21,7 @@ from lm_eval_llada.report.benchmarks import (
     ruler_means,
     ruler_scores,
 )
-from lm_eval_llada.report.document import (
-    Paragraph,
-    Section,
-    number,
-    signed,
-    table,
-    with_error,
-)
+from lm_eval_llada.report.document import Paragraph, Section, number, signed, table, with_error
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.needles import family_of, needle_scores
 

@@ -22,12 +22,7 @@ from lm_eval_llada.modeling import LLaDAConfig, find_config
 from lm_eval_llada.modeling.cost import generation_work, likelihood_work
 from lm_eval_llada.plan.costs import CostModel
 from lm_eval_llada.plan.hardware import Hardware
-from lm_eval_llada.plan.requests import (
-    Request,
-    RunPlan,
-    _built,
-    plan_run,
-)
+from lm_eval_llada.plan.requests import Request, RunPlan, _built, plan_run
 from lm_eval_llada.plan.text import describe
 from lm_eval_llada.tasks.grid import tasks_path
 from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS

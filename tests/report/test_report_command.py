@@ -11,17 +11,8 @@ from pathlib import Path
 import pytest
 
 from lm_eval_llada.cli import report as command
-from lm_eval_llada.cli.report import (
-    ReportOptions,
-    build_sections,
-    write_report,
-)
-from lm_eval_llada.report.document import (
-    Excerpt,
-    Paragraph,
-    Section,
-    Table,
-)
+from lm_eval_llada.cli.report import ReportOptions, build_sections, write_report
+from lm_eval_llada.report.document import Excerpt, Paragraph, Section, Table
 from lm_eval_llada.report.perplexity import find_curves, measured_perplexities
 from tests.helpers.report_results import (
     curve_lines,

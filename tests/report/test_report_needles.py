@@ -9,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_llada.report.cells import Cell, NeedleScores
-from lm_eval_llada.report.document import (
-    Bullets,
-    Picture,
-    Table,
-)
+from lm_eval_llada.report.document import Bullets, Picture, Table
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.frontier import RopeFacts

@@ -23,11 +23,7 @@ from lm_eval_llada.report.document import (
 )
 from lm_eval_llada.report.figures import new_figure, svg_bytes
 from lm_eval_llada.report.markdown import to_markdown
-from lm_eval_llada.report.terminal import (
-    aligned,
-    printable,
-    to_text,
-)
+from lm_eval_llada.report.terminal import aligned, printable, to_text
 from lm_eval_llada.report.webpage import to_html
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}

@@ -26,12 +26,7 @@ from lm_eval_llada.report.runs import (
     settings_section,
     speed_section,
 )
-from lm_eval_llada.report.samples import (
-    prompt_excerpt,
-    read_samples,
-    shortened,
-    spread,
-)
+from lm_eval_llada.report.samples import prompt_excerpt, read_samples, shortened, spread
 from tests.helpers.report_results import (
     longbench,
     niah,

@@ -18,23 +18,14 @@ from lm_eval_llada.engine.arguments import parse_model_args
 from lm_eval_llada.engine.tokenization import Tokenization
 from lm_eval_llada.modeling import LLaDAForMaskedLM, load_config
 from lm_eval_llada.verify import checkpoint_checks, model_checks, official_logits
-from lm_eval_llada.verify.checkpoint_checks import (
-    VerifyOptions,
-    unchecked,
-    verify,
-)
+from lm_eval_llada.verify.checkpoint_checks import VerifyOptions, unchecked, verify
 from lm_eval_llada.verify.logit_comparison import (
     TOLERANCES,
     Tolerance,
     compare_logits,
     masked_prompts,
 )
-from lm_eval_llada.verify.model_checks import (
-    FAILED,
-    PASSED,
-    SKIPPED,
-    Check,
-)
+from lm_eval_llada.verify.model_checks import FAILED, PASSED, SKIPPED, Check
 from tests.helpers.llada_checkpoints import OFFICIAL_CONFIG, make_checkpoint
 from tests.helpers.published_llada import PUBLISHED
 from tests.helpers.toy_tokenizer import toy_tokenizer
