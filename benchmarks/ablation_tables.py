@@ -35,11 +35,7 @@ _PAPERS_PREFIX = "UltraLLaDA ("
 
 
 def tables(records: Sequence[Record]) -> str:
-    """All results as Markdown.
-
-    Args:
-        records: of finished cells, in any order.
-    """
+    """All results as Markdown."""
     settings = by_setting(records)
     if not settings:
         return "No cell has been measured yet."

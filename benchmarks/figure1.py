@@ -93,12 +93,7 @@ class FigureOptions:
 
 
 def measure_curves(options: FigureOptions, train_length: int) -> list[Series]:
-    """Measure or complete the curves, and read them: the ELBO, the causal model's, DUEL.
-
-    Args:
-        options: See `FigureOptions`.
-        train_length: Trained context of the diffusion model in tokens.
-    """
+    """Measure or complete the curves, and read them: the ELBO, the causal model's, DUEL."""
     wanted = [
         ("elbo", "diffusion", options.points),
         ("causal", "causal", options.points),
@@ -117,10 +112,6 @@ def measure_curves(options: FigureOptions, train_length: int) -> list[Series]:
 
 def measure_needles(options: FigureOptions, train_length: int) -> dict[str, NeedleScores]:
     """Run the needles of both models through lm-eval, side by side, and read their scores.
-
-    Args:
-        options: See `FigureOptions`.
-        train_length: Trained context of the diffusion model in tokens.
 
     Raises:
         RuntimeError: If an evaluation fails; the message ends with the last lines of its log.
@@ -251,11 +242,7 @@ def make_figure(options: FigureOptions) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence on what went wrong.
-
-    Args:
-        argv: Arguments; those of the process if None.
-    """
+    """Exit code: 0, or 1 after one sentence on what went wrong."""
     defaults = FigureOptions.__dataclass_fields__
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -118,9 +118,6 @@ class SweepOptions:
 def measure(options: SweepOptions) -> list[NeedleScores]:
     """Run the λ that have no scores yet, and read those of all.
 
-    Args:
-        options: See `SweepOptions`.
-
     Raises:
         RuntimeError: If an evaluation fails; the message ends with the last lines of its log.
         ValueError: If there are scores of other settings.
@@ -160,9 +157,6 @@ def trimmed(results: Mapping[str, Any]) -> dict[str, Any]:
 
     What else there is describes the machine, its paths included. `lm-eval-llada report`
     reads what is left like the whole.
-
-    Args:
-        results: From a results file of lm-eval.
     """
     kept = ("length", "repeats", "version")
     return {
@@ -215,9 +209,6 @@ def check_settings(path: Path, model_args: str, plan: Mapping[int, int]) -> None
 def labelled(run: NeedleScores) -> NeedleScores:
     """A run under the name that its λ gives it.
 
-    Args:
-        run: Of a model whose rope has a λ.
-
     Raises:
         ValueError: If it has none.
     """
@@ -229,10 +220,6 @@ def labelled(run: NeedleScores) -> NeedleScores:
 
 def crossing(run: NeedleScores, length: int) -> float | None:
     """Depth in per cent where the score rises through 50 for the last time towards the end.
-
-    Args:
-        run: With a score at ``length``.
-        length: In tokens.
 
     Returns:
         Interpolated between two measured depths; the shallowest depth where no score is below
@@ -250,11 +237,7 @@ def crossing(run: NeedleScores, length: int) -> float | None:
 
 
 def rows_of(runs: Sequence[NeedleScores]) -> list[dict[str, Any]]:
-    """Predicted against observed, one row for each λ and length.
-
-    Args:
-        runs: From `measure`.
-    """
+    """Predicted against observed, one row for each λ and length."""
     return [
         {
             "label": run.label,
@@ -270,11 +253,7 @@ def rows_of(runs: Sequence[NeedleScores]) -> list[dict[str, Any]]:
 
 
 def frontier_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows as a table.
-
-    Args:
-        rows: From `rows_of`.
-    """
+    """The rows as a table."""
     header = ["λ", "length", "depth predicted", "observed", "last crossing of 50"]
     header += ["mean predicted", "observed mean", "error of the mean", "samples"]
     return table(
@@ -319,11 +298,7 @@ def run_sweep(options: SweepOptions) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence on what went wrong.
-
-    Args:
-        argv: Arguments; those of the process if None.
-    """
+    """Exit code: 0, or 1 after one sentence on what went wrong."""
     defaults = SweepOptions()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

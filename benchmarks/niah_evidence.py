@@ -65,12 +65,7 @@ class Cell:
 
 
 def plan(names: Iterable[str], **settings: Any) -> list[Cell]:
-    """Cells from names such as `1024:ntk:1024:0` (length, method, target, distractors).
-
-    Args:
-        names: Of the cells.
-        **settings: The other fields of `Cell`, the same for all.
-    """
+    """Cells from names such as `1024:ntk:1024:0` (length, method, target, distractors)."""
     cells = []
     for name in names:
         length, method, target, distractors = name.split(":")

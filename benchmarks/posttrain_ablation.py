@@ -210,11 +210,7 @@ def run_missing(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence on what is wrong.
-
-    Args:
-        argv: arguments; those of the process if None.
-    """
+    """Exit code: 0, or 1 after one sentence on what is wrong."""
     arguments = _parser().parse_args(argv)
     try:
         cells = chosen(arguments.only)

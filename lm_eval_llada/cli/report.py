@@ -106,9 +106,6 @@ def add_parser(subparsers: Any) -> None:
 def run(namespace: argparse.Namespace) -> None:
     """Write a report and print its summary.
 
-    Args:
-        namespace: Of the parser that ``add_parser`` adds.
-
     Raises:
         ValueError: If nothing that was named can be reported, or ``--against`` names no two runs.
         OSError: If the output cannot be written.
@@ -124,10 +121,6 @@ def write_report(options: ReportOptions, *, bold: bool = False) -> str:
     """Write ``report.md``, ``report.html`` and every picture as PNG and SVG.
 
     Without matplotlib there are no pictures, and the summary says so.
-
-    Args:
-        options: What to report and where to write it.
-        bold: Whether headings of the summary are set in bold by terminal codes.
 
     Returns:
         The summary as plain text.
@@ -158,9 +151,6 @@ def write_report(options: ReportOptions, *, bold: bool = False) -> str:
 
 def build_sections(options: ReportOptions) -> list[Section]:
     """The parts of a report that there are data for.
-
-    Args:
-        options: What to report.
 
     Raises:
         ValueError: If nothing that was named can be reported, or ``against`` names no two runs.

@@ -72,10 +72,6 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
 def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
     """Write the group `niah` with the lengths that suit a checkpoint.
 
-    Args:
-        rope: Trained and target context of the checkpoint.
-        folder: Where the file goes.
-
     Returns:
         A line that says which lengths run and how to have others.
 

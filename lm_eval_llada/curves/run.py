@@ -214,10 +214,6 @@ def make_chunks(text: TokenText, options: CurveOptions) -> list[Chunk]:
 
     A chunk's seed comes from the run's seed, the document's whole text and the chunk's place, so
     its masks are the same whichever other chunks are scored, and in whatever order.
-
-    Args:
-        text: The document in tokens.
-        options: Which chunks.
     """
     tokens = torch.tensor(text.ids[: options.context])
     digest = _digest(text.document.text)

@@ -176,9 +176,6 @@ class CostModel:
 def checked_rope(model_args: Mapping[str, Any]) -> ResolvedRope:
     """The position embeddings that model_args ask for, from a config or a known shape alone.
 
-    Args:
-        model_args: Those of a run.
-
     Raises:
         ValueError: If one is wrong or the checkpoint's shape is not known.
     """

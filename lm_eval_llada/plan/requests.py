@@ -90,10 +90,6 @@ class RunPlan:
 def plan_run(config: EvaluatorConfig, arguments: ModelArguments) -> RunPlan:
     """Find out what a run asks of the model.
 
-    Args:
-        config: Of the run, with our tasks in its `include_path`.
-        arguments: From its model_args.
-
     Raises:
         ValueError: If a task does not exist, or its settings are wrong.
     """

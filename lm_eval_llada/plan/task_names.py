@@ -16,17 +16,12 @@ _GROUP_KEYS = {option.name for option in fields(GroupConfig)} | {"tag", "include
 
 
 def is_file(name: str) -> bool:
-    """Whether a name is that of a task file."""
+    """Whether a name is that of a task file, rather than of a task."""
     return name.endswith(_SUFFIXES)
 
 
 def matches(manager: TaskManager, name: str) -> list[str]:
-    """The tasks, groups and tags, or else the task files, that a name or pattern stands for.
-
-    Args:
-        manager: Knows the tasks.
-        name: Task, group, tag, pattern of them, task file or folder of these.
-    """
+    """The tasks, groups and tags, or else the task files, that a name or pattern stands for."""
     if found := manager.match_tasks([name]):
         return found
     paths = glob(str(Path(name) / "*.yaml") if Path(name).is_dir() else name)
@@ -37,10 +32,6 @@ def single_tasks(manager: TaskManager, names: Iterable[str]) -> list[str]:
     """The tasks of groups and tags, each once.
 
     A group that changes its members' settings stays whole: they can only be built with it.
-
-    Args:
-        manager: Knows the tasks.
-        names: Tasks, groups, tags and task files, as from `matches`.
     """
     return list(dict.fromkeys(task for name in names for task in _tasks_of(manager, name)))
 

@@ -12,12 +12,7 @@ _COLUMNS = ("B - A", "standard error", "in standard errors", "compared")
 
 
 def against_section(first: Evaluation, second: Evaluation) -> Section:
-    """The second run less the first, for everything both measured.
-
-    Args:
-        first: A, the one to start from.
-        second: B, the one to compare with it.
-    """
+    """The second run less the first, for everything both measured."""
     shared = [name for name in first.tasks if _is_shared(first, second, name)]
     differences = [
         (name, metric, difference(first, second, name, metric))

@@ -75,20 +75,12 @@ class Scores:
 
 
 def ruler_scores(evaluation: Evaluation) -> list[Scores]:
-    """RULER's tasks by protocol and length, in this order.
-
-    Args:
-        evaluation: Any.
-    """
+    """RULER's tasks by protocol and length, in this order."""
     return _gathered(evaluation, "ruler_task", RULER_TASKS)
 
 
 def longbench_scores(evaluation: Evaluation) -> list[Scores]:
-    """LongBench's datasets by protocol and prompt length, in this order.
-
-    Args:
-        evaluation: Any.
-    """
+    """LongBench's datasets by protocol and prompt length, in this order."""
     return _gathered(evaluation, "dataset", DATASETS)
 
 

@@ -117,12 +117,7 @@ class Section:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number with a fixed count of decimals, or the gap where there is none.
-
-    Args:
-        value: The number.
-        digits: Decimals.
-    """
+    """A number with a fixed count of decimals, or the gap where there is none."""
     if value is None:
         return GAP
     text = f"{value:,.{digits}f}"
@@ -144,12 +139,7 @@ def with_error(value: float | None, stderr: float | None, digits: int = 1) -> st
 
 
 def signed(value: float | None, digits: int = 1) -> str:
-    """A difference, with its sign even if it is positive.
-
-    Args:
-        value: The difference.
-        digits: Decimals.
-    """
+    """A difference, with its sign even if it is positive."""
     text = number(value, digits)
     return f"+{text}" if value is not None and value > 0 and text.strip("0.,") else text
 

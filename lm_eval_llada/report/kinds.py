@@ -84,11 +84,7 @@ class Difference:
 
 
 def kind_of(task: TaskResult) -> Kind | None:
-    """What a task measures; None for tasks of other packages.
-
-    Args:
-        task: Any.
-    """
+    """What a task measures; None for tasks of other packages."""
     ruler, dataset = task.metadata.get("ruler_task"), task.metadata.get("dataset")
     length = task.length
     if task.score is None or length is None:

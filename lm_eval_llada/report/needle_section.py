@@ -46,9 +46,6 @@ def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
 
     Runs of one checkpoint stand side by side in the order of their λ: those of several λ are a
     sweep.
-
-    Args:
-        evaluations: In the order of the report.
     """
     groups: dict[tuple[str, str], list[Panel]] = {}
     for evaluation in evaluations:

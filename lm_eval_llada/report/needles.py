@@ -60,9 +60,6 @@ def needle_scores(evaluation: Evaluation) -> dict[str, NeedleScores]:
 
     The family of ``niah_4096`` is ``niah``, that of ``longllada_niah_4000_steps_4`` is
     ``longllada_niah_steps_4``.
-
-    Args:
-        evaluation: Any.
     """
     families: dict[str, list[TaskResult]] = {}
     for task in evaluation.tasks.values():
@@ -95,11 +92,7 @@ def newest_needles(path: str | Path, label: str) -> NeedleScores:
 
 
 def family_of(task: TaskResult) -> str:
-    """Name of a needle task without its length; without one in it, the name as it is.
-
-    Args:
-        task: Any.
-    """
+    """Name of a needle task without its length; without one in it, the name as it is."""
     parts, length = task.name.split("_"), str(task.length)
     if length in parts:
         parts.remove(length)
@@ -112,10 +105,6 @@ def observed_frontier(run: NeedleScores, length: int) -> int | None:
     Of all steps, 0 above a measured depth and 100 from there on, it is the one with the smallest
     sum of absolute differences to the scores; of equals the deepest, which claims least. A single
     cell that fails does not move it far, unlike a search for the first cell that does.
-
-    Args:
-        run: With at least one score at ``length``.
-        length: In tokens.
 
     Returns:
         The first depth found, or None where finding nothing fits best.
@@ -132,11 +121,7 @@ def observed_frontier(run: NeedleScores, length: int) -> int | None:
 
 
 def frontier_rows(run: NeedleScores) -> list[FrontierRow]:
-    """Predicted against observed frontier at each length; empty where nothing is predicted.
-
-    Args:
-        run: Any.
-    """
+    """Predicted against observed frontier at each length; empty where nothing is predicted."""
     if run.rope is None:
         return []
     rows = []

@@ -53,11 +53,7 @@ class Curves:
 
 
 def find_curves(paths: Sequence[Path]) -> Curves:
-    """The curves in some files; files that hold none are named.
-
-    Args:
-        paths: Candidates.
-    """
+    """The curves in some files; files that hold none are named."""
     series: list[Series] = []
     skipped: list[Skipped] = []
     for path in paths:
@@ -77,12 +73,7 @@ def find_curves(paths: Sequence[Path]) -> Curves:
 def perplexity_section(
     series: Sequence[Series], evaluations: Iterable[Evaluation] = ()
 ) -> Section | None:
-    """The curves as a picture and a table, and perplexity tasks; None where there is neither.
-
-    Args:
-        series: Of curve files.
-        evaluations: Runs of lm-eval, some of which may hold perplexity tasks.
-    """
+    """The curves as a picture and a table, and perplexity tasks; None where there is neither."""
     tasks = _task_table(evaluations)
     blocks = [*_curve_blocks(series), *([tasks] if tasks else [])]
     return Section("Perplexity", tuple(blocks)) if blocks else None
@@ -125,11 +116,7 @@ def _draw(series: Sequence[Series]) -> Figure:
 
 
 def measured_perplexities(series: Sequence[Series]) -> list[Measured]:
-    """The perplexities of models that a paper has, under its estimator, at every length.
-
-    Args:
-        series: Any.
-    """
+    """The perplexities of models that a paper has, under its estimator, at every length."""
     found = []
     for one in series:
         settings = read_curve_file(one.source).settings

@@ -104,11 +104,7 @@ def paper_name(model: str) -> str | None:
 
 
 def length_in_k(length: int) -> int:
-    """A context length in K tokens, both for decimal lengths such as 24000 and for powers of two.
-
-    Args:
-        length: In tokens.
-    """
+    """A context length in K tokens, both for decimal lengths such as 24000 and for powers of two."""
     return length // 1000 if length % 1000 == 0 else round(length / 1024)
 
 
@@ -126,11 +122,7 @@ def matches(number: PublishedNumber, measured: Measured) -> bool:
 
 
 def measured_numbers(evaluation: Evaluation) -> list[Measured]:
-    """What of an evaluation a paper may have, too; empty for models without a paper.
-
-    Args:
-        evaluation: Any.
-    """
+    """What of an evaluation a paper may have, too; empty for models without a paper."""
     model = paper_name(evaluation.model)
     if model is None:
         return []
@@ -150,12 +142,7 @@ def measured_numbers(evaluation: Evaluation) -> list[Measured]:
 def published_section(
     evaluations: Iterable[Evaluation], further: Iterable[Measured] = ()
 ) -> Section:
-    """The papers' numbers beside ours.
-
-    Args:
-        evaluations: Runs of lm-eval.
-        further: Other numbers, such as perplexities.
-    """
+    """The papers' numbers beside ours."""
     ours = [m for evaluation in evaluations for m in measured_numbers(evaluation)] + [*further]
     rows = [_beside(number, measured) for measured in ours for number in published_numbers()
             if matches(number, measured)]  # fmt: skip

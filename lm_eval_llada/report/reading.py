@@ -27,9 +27,6 @@ def read_evaluations(found: Found) -> Reading:
 
     Where two files hold the same task, the one with more samples counts, of two alike the newer; a
     note says so. Samples whose results file is missing make an evaluation of their own.
-
-    Args:
-        found: Files as ``find_files`` sorts them.
     """
     skipped = list(found.skipped)
     samples: dict[tuple[Path, str], dict[str, tuple[Sample, ...]]] = {}

@@ -35,12 +35,7 @@ _CONFIG_SETTINGS = (
 
 
 def overview_section(reading: Reading, skipped: Sequence[Skipped]) -> Section:
-    """The runs, how they were put together and which files were left out.
-
-    Args:
-        reading: All evaluations.
-        skipped: Every file that was left out, whole or in part.
-    """
+    """The runs, how they were put together and which files were left out."""
     rows = []
     for evaluation in reading.evaluations:
         partial = [t.name for t in evaluation.tasks.values() if not t.is_whole]
