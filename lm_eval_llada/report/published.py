@@ -104,7 +104,7 @@ def paper_name(model: str) -> str | None:
 
 
 def length_in_k(length: int) -> int:
-    """A context length in K tokens, both for decimal lengths such as 24000 and for powers of two."""
+    """A context length in K tokens, for decimal ones such as 24000 and for powers of two."""
     return length // 1000 if length % 1000 == 0 else round(length / 1024)
 
 
