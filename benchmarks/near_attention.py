@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import (
     LLaDAConfig,
@@ -36,7 +37,6 @@ from lm_eval_llada.modeling import (
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 DEPTHS = (0, 20, 40, 60, 80, 90, 100)
 GEN_LENGTH = 8

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import (
     CACHES,
     SamplingOptions,
@@ -38,9 +39,9 @@ from lm_eval_llada.modeling import (
 )
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.rope import RopeChoice
-from lm_eval_llada.tasks.niah.scores import niah_exact, wilson_interval
+from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
-from lm_eval_llada.tasks.token_counts import load_tokenizer
+from lm_eval_llada.tasks.statistics import wilson_interval
 
 DEPTHS = tuple(range(0, 101, 10))
 TOKENS_PER_BATCH = 8192

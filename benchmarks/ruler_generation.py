@@ -25,10 +25,10 @@ from typing import Any
 import tokenizers
 
 from lm_eval_llada import __version__
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.tasks.prompts import ruler_template
 from lm_eval_llada.tasks.ruler.options import RULER_TASKS, kind_of
 from lm_eval_llada.tasks.ruler.samples import build_ruler
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 PUBLISHED_SAMPLES = 100
 

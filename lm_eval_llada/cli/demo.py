@@ -29,7 +29,7 @@ from lm_eval_llada.report import (
     read_run,
     save_heatmaps,
 )
-from lm_eval_llada.tasks.grid import tasks_path
+from lm_eval_llada.tasks.grid import grids_path
 
 # The answer is a number of five digits and a full stop, so eight tokens hold it.
 _TASK = """\
@@ -106,7 +106,7 @@ def write_tasks(options: DemoOptions, folder: Path) -> None:
     for old in folder.glob("niah_demo_*.yaml"):
         old.unlink()
     # A JSON string is a YAML string too, whatever the path is made of.
-    shared = json.dumps(str(tasks_path() / "niah" / "_niah.yaml"))
+    shared = json.dumps(str(grids_path() / "_niah.yaml"))
     for length in options.lengths:
         text = _TASK.format(shared=shared, length=length, repeats=options.repeats)
         (folder / f"niah_demo_{length}.yaml").write_text(text, encoding="utf-8")

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lm_eval._cli import HarnessCLI
 
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
@@ -28,10 +27,11 @@ from lm_eval_llada.cli import prefetch as prefetch_command
 from lm_eval_llada.cli import report as report_command
 from lm_eval_llada.cli import rope as rope_command
 from lm_eval_llada.cli import verify as verify_command
+from lm_eval_llada.cli.task_folders import SHIPPED, lay_out
 from lm_eval_llada.engine import preemption
 from lm_eval_llada.engine.answers import ANSWERS_DIR
 from lm_eval_llada.rope import ResolvedRope
-from lm_eval_llada.tasks.grid import niah_group, tasks_path
+from lm_eval_llada.tasks.grid import niah_group, tasks_path, write_configs, write_shipped
 from lm_eval_llada.tasks.papers.protocols import fill_protocols
 
 # What takes seconds to import (torch, transformers) is imported where it is needed: `tasks-path`
@@ -124,8 +124,12 @@ def run(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="lm_eval_llada_") as folder:
         if getattr(namespace, "command", None) in ("run", "plan"):
             fill_in(namespace, Path(folder))
-        elif getattr(namespace, "command", None) in ("ls", "validate"):
-            namespace.include_path = _include_paths(namespace.include_path)
+        elif getattr(namespace, "command", None) in ("ls", "validate", "prefetch"):
+            tasks = _task_names(getattr(namespace, "tasks", None)) or None
+            laid_out = lay_out(Path(folder), tasks, namespace.include_path)
+            namespace.include_path = laid_out.include_path
+            is_one_text = isinstance(getattr(namespace, "tasks", None), str)
+            namespace.tasks = ",".join(laid_out.tasks) if is_one_text else laid_out.tasks
         if getattr(namespace, "command", None) == "run":
             preemption.watch()
         try:
@@ -140,7 +144,7 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
 
     Args:
         namespace: Parsed arguments of `run` or `plan`; modified.
-        folder: An empty folder that outlives the run, for a task file.
+        folder: An empty folder that outlives the run, for task files.
 
     Raises:
         ValueError: If model_args are wrong or the checkpoint cannot be read.
@@ -151,14 +155,17 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     config = EvaluatorConfig.load_yaml_config(namespace.config) if namespace.config else {}
     given = {**config, **{k: v for k, v in vars(namespace).items() if v is not None}}
     namespace.model = given.get("model") or _OUR_MODEL
-    namespace.include_path = _include_paths(given.get("include_path"))
+    tasks = _task_names(given.get("tasks"))
+    laid_out = lay_out(folder, tasks, given.get("include_path"))
+    namespace.include_path = laid_out.include_path
+    if laid_out.tasks != tasks:
+        tasks = namespace.tasks = laid_out.tasks
     model_args = given.get("model_args") or {}
     if isinstance(model_args, str):
         model_args = simple_parse_args_string(model_args)
     metadata = _metadata(given)
     if metadata:
         namespace.metadata = metadata
-    tasks = _task_names(given.get("tasks"))
     if namespace.model in _PROTOCOL_MODELS:
         filled = fill_protocols(tasks, model_args, _changes(given))
         model_args = namespace.model_args = filled.model_args
@@ -174,8 +181,7 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     is_plan = getattr(namespace, "command", None) == "plan"
     rope = (_planned_rope if is_plan else _checked_rope)(namespace.model_args)
     if "niah" in tasks:
-        namespace.include_path.insert(1, str(folder))
-        _say(restrict_niah(rope, folder))
+        _say(restrict_niah(rope, folder / SHIPPED))
 
 
 def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
@@ -183,7 +189,7 @@ def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
 
     Args:
         rope: Trained and target context of the checkpoint.
-        folder: Where the file goes.
+        folder: That of the shipped tasks, where the file takes the place of one with all lengths.
 
     Returns:
         A line that says which lengths run and how to have others.
@@ -194,7 +200,8 @@ def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
     beyond = _LENGTHS_BEYOND * rope.train_length
     limit = max(rope.target_length or 0, beyond)
     group = niah_group(limit)
-    (folder / "niah.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
+    write_shipped(folder, group["task"])
+    write_configs(folder / "niah", {"niah": group}, "niah.yaml")
     lengths = ", ".join(name.removeprefix("niah_") for name in group["task"])
     return (
         f"niah runs at {lengths} tokens: up to {_LENGTHS_BEYOND} times the trained context of "
@@ -270,12 +277,6 @@ def _planned_rope(model_args: dict[str, Any]) -> ResolvedRope:
     return checked_rope(model_args)
 
 
-def _include_paths(given: str | list[str] | None) -> list[str]:
-    """Our tasks, then the user's: of two tasks with one name the harness takes the later."""
-    theirs = [given] if isinstance(given, str) else list(given or [])
-    return [str(tasks_path()), *theirs]
-
-
 def _task_names(tasks: str | list[str] | None) -> list[str]:
     listed = [tasks] if isinstance(tasks, str) else list(tasks or [])
     return [name.strip() for entry in listed for name in str(entry).split(",")]
@@ -286,7 +287,7 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
 
 
 def _add_tasks_path(subparsers: Any) -> None:
-    help_text = "Print the folder of our task files"
+    help_text = "Print a folder with a plain file of each shipped task, for lm_eval itself"
     parser = subparsers.add_parser("tasks-path", help=help_text, description=help_text)
     parser.set_defaults(func=lambda namespace: print(tasks_path()))
 

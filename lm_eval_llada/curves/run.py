@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.curves.files import CurveFile
 from lm_eval_llada.curves.scores import (
     CAUSAL_ESTIMATOR,
@@ -46,7 +47,6 @@ from lm_eval_llada.tasks.text.long_texts import (
     read_documents,
     tokenize,
 )
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 MODELS = ("llada", "hf_rope")
 SPACINGS = ("geometric", "even")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.tasks.prompts import ruler_template
 from lm_eval_llada.tasks.ruler.makers import make_maker
 from lm_eval_llada.tasks.ruler.options import (
@@ -23,7 +24,7 @@ from lm_eval_llada.tasks.ruler.samples import (
 )
 from lm_eval_llada.tasks.ruler.scores import GROUPS, ruler_results
 from lm_eval_llada.tasks.settings import own_settings
-from lm_eval_llada.tasks.token_counts import load_tokenizer, make_counter
+from lm_eval_llada.tasks.token_counts import make_counter
 from tests.helpers.ruler_corpora import NUM_QUESTIONS, write_corpora
 from tests.helpers.ruler_reader import answer, second_half
 

@@ -13,6 +13,7 @@ from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import known_names
 from lm_eval_llada.engine.requests import plan_generation
@@ -26,7 +27,6 @@ from lm_eval_llada.tasks.ruler.options import (
 )
 from lm_eval_llada.tasks.ruler.samples import ruler_dataset
 from lm_eval_llada.tasks.ruler.scores import GROUPS, ruler_averages
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 from tests.helpers.ruler_corpora import write_corpora
 from tests.helpers.ruler_reader import Reader, answer, second_half
 
