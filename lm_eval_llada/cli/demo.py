@@ -35,7 +35,7 @@ from lm_eval_llada.tasks.grid import grids_path
 _TASK = """\
 include: {shared}
 task: niah_demo_{length}
-generation_kwargs: &generation
+generation_kwargs:
   until: ["\\n"]
   do_sample: false
   gen_length: 8
@@ -45,7 +45,6 @@ metadata:
   version: 1
   length: {length}
   repeats: {repeats}
-  generation_kwargs: *generation
 """
 
 _COMMAND = (sys.executable, "-m", "lm_eval_llada")

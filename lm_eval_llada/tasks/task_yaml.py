@@ -130,7 +130,10 @@ def write_yaml(path: Path, config: Mapping[str, Any], comment: str) -> None:
     Modules beside the files where the config comes from are found through links to their folders.
     """
     homes: dict[Path, str] = {}
-    content = _plain(config, homes)
+    content = _Open({key: _plain(value, homes) for key, value in config.items()})
+    for key in ("generation_kwargs", "metadata"):
+        if isinstance(content.get(key), dict):
+            content[key] = _Open(content[key])
     for home, name in homes.items():
         link = path.parent / name
         if not link.is_symlink():
@@ -171,6 +174,17 @@ class _TaskDumper(_Dumper):  # type: ignore[misc]
         return True
 
 
+class _Open(dict[str, Any]):
+    """A mapping with a line for each key, as those are which users edit."""
+
+
+def _represent_open(dumper: Any, mapping: _Open) -> yaml.MappingNode:
+    node: yaml.MappingNode = dumper.represent_mapping(
+        "tag:yaml.org,2002:map", mapping.items(), flow_style=False
+    )
+    return node
+
+
 def _construct_block(loader: Any, node: yaml.MappingNode) -> Any:
     block = Block()
     block.line = node.start_mark.line + 1
@@ -205,5 +219,6 @@ def _represent_function(dumper: Any, name: Function) -> yaml.ScalarNode:
 
 _TaskLoader.add_constructor("tag:yaml.org,2002:map", _construct_block)
 _TaskLoader.add_constructor("!function", _construct_function)
+_TaskDumper.add_representer(_Open, _represent_open)
 _TaskDumper.add_representer(str, _represent_text)
 _TaskDumper.add_representer(Function, _represent_function)

@@ -14,6 +14,7 @@ from lm_eval_llada.tasks.ruler.options import (
     FILELESS_TASKS,
     RulerOptions,
 )
+from lm_eval_llada.tasks.settings import own_settings
 from lm_eval_llada.tasks.token_counts import make_counter
 
 
@@ -76,6 +77,7 @@ def ruler_dataset(
     """
     if ruler_task is None:
         raise ValueError("metadata of a RULER task must give ruler_task.")
+    own_settings(given, ("output_budget",), "a RULER task")  # which refuses what is close to it
     try:
         return make_dataset(
             "a RULER task",

@@ -24,7 +24,7 @@ from tests.helpers.toy_tokenizer import toy_tokenizer
 NEEDLE = re.compile(r"The [a-z]+ [a-z]+ for ([a-z]+-[a-z]+) is (\d{5})\.")
 DEPTHS = [10, 30, 50, 70, 90]
 DEPTH_KEYS = [f"depth_{depth:03d}" for depth in range(0, 101, 10)]
-FOLDER = str(tasks_path() / "niah_multi")
+FOLDER = str(tasks_path() / "niah")
 LENGTHS = [512 * 2**step for step in range(7)]
 
 

@@ -1,32 +1,29 @@
-"""The NIAH task files, as lm-eval loads and runs them."""
+"""The NIAH tasks, as lm-eval loads and runs them."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from pathlib import Path
 
-import lm_eval.tasks
 import pytest
-import yaml
 from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from lm_eval_llada.tasks import grid as tasks
 from lm_eval_llada.tasks.grid import (
     GROUP_LIMIT,
-    NIAH_LENGTHS,
     niah_group,
     niah_lengths,
     tasks_path,
+    write_configs,
 )
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
 FOLDER = tasks_path() / "niah"
-LEAVES = sorted(path for path in FOLDER.glob("niah_*.yaml"))
+NIAH_LENGTHS = [512 * 2**step for step in range(9)]
+LEAVES = [FOLDER / f"{name}.yaml" for name in ["niah_tiny", *(f"niah_{n}" for n in NIAH_LENGTHS)]]
 DEPTH_KEYS = [f"depth_{depth:03d}" for depth in range(0, 101, 10)]
 
 
@@ -76,12 +73,6 @@ class Reader(LM):
 # --- files --------------------------------------------------------------------------------------
 
 
-def test_there_is_a_task_for_every_length():
-    names = {f"niah_{length}" for length in NIAH_LENGTHS} | {"niah_tiny"}
-    assert {path.stem for path in LEAVES} == names
-    assert (min(NIAH_LENGTHS), max(NIAH_LENGTHS)) == (512, 131072)
-
-
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
 def test_task_files_agree_with_their_name_and_reserve_what_they_generate(path):
     config = load_yaml(path, resolve_func=True)
@@ -89,7 +80,6 @@ def test_task_files_agree_with_their_name_and_reserve_what_they_generate(path):
     assert config["task"] == path.stem
     assert metadata["length"] == (512 if path.stem == "niah_tiny" else int(path.stem[5:]))
     assert metadata["version"] == 1
-    assert metadata["generation_kwargs"] is generation
     assert generation["until"] == ["\n"] and generation["do_sample"] is False
     expected = 8 if path.stem == "niah_tiny" else 16
     assert {generation[name] for name in ("gen_length", "block_length", "steps")} == {expected}
@@ -105,19 +95,6 @@ def test_lengths_load_by_name_and_fill_their_length(manager, length):
         assert doc["num_tokens"] + 16 <= length <= doc["num_tokens"] + 16 + 8
 
 
-def test_names_are_free_in_lm_evals_own_tasks():
-    manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
-    ours = set(manager.all_tasks)
-    assert {f"niah_{length}" for length in NIAH_LENGTHS} | {"niah", "niah_tiny"} <= ours
-    assert len(ours) >= len(list(tasks_path().rglob("[!_]*.yaml")))
-    # Its files are searched as text: an index of them takes ten times as long.
-    theirs = list(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml"))
-    assert len(theirs) > 1000
-    for path in theirs:
-        words = set(re.findall(r"[\w.-]+", path.read_text(encoding="utf-8")))
-        assert not words & ours, path
-
-
 def test_bare_path_works_without_an_include_path(small_run):
     path = FOLDER / "niah_tiny.yaml"
     manager = TaskManager(include_defaults=False, metadata=small_run)
@@ -131,8 +108,7 @@ def test_bare_path_works_without_an_include_path(small_run):
 def test_copied_and_edited_file_works_from_anywhere(tmp_path, small_run):
     text = (FOLDER / "niah_512.yaml").read_text()
     edited = (
-        text.replace("include: _niah.yaml", f"include: {FOLDER / '_niah.yaml'}")
-        .replace("task: niah_512", "task: my_niah")
+        text.replace("task: niah_512", "task: my_niah")
         .replace("gen_length: 16", "gen_length: 30")
         .replace("length: 512", "length: 600\n  num_distractors: 2")
     )
@@ -164,32 +140,6 @@ def test_lengths_stop_at_the_limit():
     assert niah_lengths(10**9) == list(NIAH_LENGTHS)
     with pytest.raises(ValueError, match="shortest NIAH task has 512 tokens, more than .* 511"):
         niah_lengths(511)
-
-
-def test_limited_group_replaces_the_file_when_its_folder_comes_later(tmp_path, small_run):
-    (tmp_path / "niah.yaml").write_text(yaml.safe_dump(niah_group(1024)))
-    folders = [str(tasks_path()), str(tmp_path)]
-    loaded = TaskManager(include_path=folders, include_defaults=False, metadata=small_run).load(
-        ["niah"]
-    )
-    assert set(loaded["tasks"]) == {"niah_512", "niah_1024"}
-    assert loaded["group_map"] == {"niah": ["niah_512", "niah_1024"]}
-
-
-# --- where the files are ------------------------------------------------------------------------
-
-
-def test_checkout_comes_before_the_packaged_copy(tmp_path, monkeypatch):
-    package = tmp_path / "lm_eval_llada"
-    monkeypatch.setattr(tasks, "_PACKAGE", package)
-    with pytest.raises(FileNotFoundError, match="install lm_eval_llada again"):
-        tasks_path()
-    for folder in (package / "_tasks", tmp_path / "tasks"):
-        (folder / "niah").mkdir(parents=True)
-    (package / "_tasks" / "niah" / "_niah.yaml").touch()
-    assert tasks_path() == package / "_tasks"  # the other folder is somebody else's
-    (tmp_path / "tasks" / "niah" / "_niah.yaml").touch()
-    assert tasks_path() == tmp_path / "tasks"
 
 
 # --- runs ---------------------------------------------------------------------------------------
@@ -236,7 +186,7 @@ def test_generation_gets_the_settings_of_the_task(tokenizer_folder):
 
 
 def test_group_averages_its_lengths(tmp_path, small_run):
-    (tmp_path / "niah.yaml").write_text(yaml.safe_dump(niah_group(1024)))
+    write_configs(tmp_path, {"niah": niah_group(1024)}, "a test")
     manager = TaskManager(
         include_path=[str(tasks_path()), str(tmp_path)], include_defaults=False, metadata=small_run
     )
