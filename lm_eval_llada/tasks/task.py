@@ -43,8 +43,7 @@ class SampledTask(ConfigurableTask):
         make = self.config.custom_dataset
         if make is None:
             raise ValueError(
-                f"{self.config.task} names no custom_dataset; include a shipped template such as "
-                "_niah.yaml."
+                f"{self.config.task} has no custom_dataset; include a template such as _niah.yaml."
             )
         given = {"generation_kwargs": self.config.generation_kwargs, **(self.config.metadata or {})}
         with noted_changes() as changed:
