@@ -30,8 +30,8 @@ from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import (
     LLaDAConfig,
     LLaDAForMaskedLM,
+    as_denoiser,
     load_model,
-    make_denoiser,
 )
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
@@ -72,8 +72,7 @@ def load_diffusion(folder: Any, layers: Sequence[int], within: int) -> Answer:
 
 def _decode(model: LLaDAForMaskedLM, prompt: list[int]) -> list[int]:
     options = SamplingOptions(steps=GEN_LENGTH, gen_length=GEN_LENGTH)
-    mask = model.config.mask_token_id
-    (output,) = generate(make_denoiser(model), [torch.tensor(prompt)], options, mask_token_id=mask)
+    (output,) = generate(as_denoiser(model), [torch.tensor(prompt)], options)
     return output.tolist()
 
 

@@ -8,26 +8,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from lm_eval_llada.diffusion.choices import NOT_FINITE
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions
-from lm_eval_llada.diffusion.mask_plans import (
-    Estimate,
-    MaskPlan,
-    Pair,
-    masked_log_probs,
-)
-from lm_eval_llada.diffusion.masks import (
-    NOT_FINITE,
-    Predictor,
-    mask_probabilities,
-)
+from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
+from lm_eval_llada.diffusion.mask_plans import Estimate, MaskPlan
+from lm_eval_llada.diffusion.masks import mask_probabilities
 from lm_eval_llada.engine.batching import Batcher
 
 MASKED_ESTIMATORS = ("elbo", "masked_mean", "duel")
@@ -79,7 +72,10 @@ Scored = tuple[Chunk, str, Estimate]
 class Scorer(Protocol):
     """What a curve asks of a model."""
 
-    stats: DenoiserStats
+    @property
+    def stats(self) -> DenoiserStats:
+        """Filled as passes run."""
+        ...
 
     def score(self, chunks: Sequence[Chunk], estimators: Sequence[str]) -> Iterator[Scored]:
         """Score chunks of one document under each estimator, as they are done."""
@@ -123,23 +119,20 @@ class DiffusionScorer:
     reveals one token a pass.
 
     Attributes:
-        denoise: The seam.
-        mask_token_id: Stands for an unknown token.
+        denoiser: The model.
         batcher: Says how many sequences go into a pass.
-        pad_token_id: Fills up shorter sequences.
         mc_num: Masks drawn for each chunk; chunks short enough are enumerated, as `likelihood=auto`
             of the harness does.
-        device: Where the denoiser expects its input.
-        stats: Filled as passes run.
     """
 
-    denoise: Denoiser
-    mask_token_id: int
+    denoiser: Denoiser
     batcher: Batcher
-    pad_token_id: int | None = None
     mc_num: int = 8
-    device: torch.device | str = "cpu"
-    stats: DenoiserStats = field(default_factory=DenoiserStats)
+
+    @property
+    def stats(self) -> DenoiserStats:
+        """See `Scorer`."""
+        return self.denoiser.stats
 
     def score(self, chunks: Sequence[Chunk], estimators: Sequence[str]) -> Iterator[Scored]:
         """Score chunks, the longest first; yields each estimate as its batch is done.
@@ -175,11 +168,9 @@ class DiffusionScorer:
     def seconds(self, tokens: Tensor) -> float:
         """See `Scorer`. The batch is as full as a scored one, so that too large a one shows now."""
         size = self.batcher.size(len(tokens), 1)
-        predictor = Predictor(
-            self.denoise, self.mask_token_id, self.pad_token_id, device=self.device
-        )
-        rows = [torch.tensor([len(tokens) - 1])] * size
-        return _timed(lambda: predictor.logits([tokens] * size, rows, [0] * size)) / size
+        uncounted = replace(self.denoiser, stats=DenoiserStats())
+        last = [torch.tensor([len(tokens) - 1])] * size
+        return _timed(lambda: uncounted.logits([tokens] * size, last, [0] * size)) / size
 
     def _batches(
         self,
@@ -199,14 +190,8 @@ class DiffusionScorer:
     def _masked(self, chunks: Sequence[Chunk], size: int) -> list[dict[str, Estimate]]:
         pairs = [chunk.pair for chunk in chunks]
         plans = [self._plan(chunk) for chunk in chunks]
-        predictor = Predictor(
-            self.denoise,
-            self.mask_token_id,
-            self.pad_token_id,
-            device=self.device,
-            stats=self.stats,
-        )
-        scores = masked_log_probs(predictor, pairs, plans, size)
+        masks = [plan.masks for plan in plans]
+        scores, _ = read_masks(self.denoiser, pairs, masks, size, check_greedy=False)
         return [
             {
                 "elbo": _per_token(plan.elbo(score), chunk.num_tokens),
@@ -221,15 +206,8 @@ class DiffusionScorer:
         return MaskPlan.sampled(chunk.num_tokens, self.mc_num, chunk.seed)
 
     def _duel(self, chunks: Sequence[Chunk], size: int) -> list[Estimate]:
-        estimates = duel_log_likelihoods(
-            self.denoise,
-            [chunk.pair for chunk in chunks],
-            mask_token_id=self.mask_token_id,
-            pad_token_id=self.pad_token_id,
-            batch_size=size,
-            device=self.device,
-            stats=self.stats,
-        )
+        pairs = [chunk.pair for chunk in chunks]
+        estimates = duel_log_likelihoods(self.denoiser, pairs, batch_size=size)
         return [_per_token(e, c.num_tokens) for c, e in zip(chunks, estimates, strict=True)]
 
 

@@ -12,19 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lm_eval_llada.diffusion.masks import (
-    NOT_FINITE,
-    Predictor,
-    choose_tokens,
-    most_confident,
-)
+from lm_eval_llada.diffusion.choices import NOT_FINITE, choose_tokens, most_confident
+from lm_eval_llada.diffusion.denoiser import Denoiser
 
 Pair = tuple[Tensor, Tensor]
 """(prefix, target): int64 (length,) each; either may be empty."""
 
 
 def read_masks(
-    predictor: Predictor,
+    denoiser: Denoiser,
     pairs: Sequence[Pair],
     masks: Sequence[Tensor],
     batch_size: int,
@@ -39,9 +35,9 @@ def read_masks(
     reads only those that no score asks for.
 
     Args:
-        predictor: what to read with.
+        denoiser: the model.
         pairs: targets with what precedes them.
-        masks: for each pair bool (num_masks, target length), each row hiding at least one token.
+        masks: for each pair bool (num_masks, target length), each hiding at least one token.
         batch_size: sequences in a forward pass.
         check_greedy: whether to decode; without, every match is False.
 
@@ -54,13 +50,13 @@ def read_masks(
         ValueError: if a needed logit is NaN or infinite.
     """
     reading = _Reading(
-        predictor,
+        denoiser,
         pairs,
-        scores=[torch.zeros(len(rows), dtype=torch.float64) for rows in masks],
+        scores=[torch.zeros(len(some), dtype=torch.float64) for some in masks],
         matches=[check_greedy and not len(target) for _, target in pairs],
     )
-    for pair, rows in enumerate(masks):
-        for slot, mask in enumerate(rows):
+    for pair, some in enumerate(masks):
+        for slot, mask in enumerate(some):
             reading.ask(pair, mask, slot)
     if check_greedy:
         reading.start_decoding()
@@ -95,7 +91,7 @@ class _Reading:
     """The books of `read_masks`.
 
     Attributes:
-        predictor: what to read with.
+        denoiser: the model.
         pairs: targets with what precedes them.
         scores: filled as sequences are read.
         matches: final once a pair is no longer in `hidden`, which all are when the queue is empty.
@@ -105,7 +101,7 @@ class _Reading:
         choices: what greedy decoding reveals next, (position in the sequence, token), by key.
     """
 
-    predictor: Predictor
+    denoiser: Denoiser
     pairs: Sequence[Pair]
     scores: list[Tensor]
     matches: list[bool]
@@ -143,7 +139,7 @@ class _Reading:
             sequences.append(self._sequence(pair, mask))
             positions.append(self._positions(pair, mask))
             prompt_lengths.append(len(self.pairs[pair][0]))
-        logits = self.predictor.logits(sequences, positions, prompt_lengths)
+        logits = self.denoiser.logits(sequences, positions, prompt_lengths)
         parts = logits.split([len(rows) for rows in positions])
         self._score(jobs, logits)
         for job, rows, part in zip(jobs, positions, parts, strict=True):
@@ -186,7 +182,7 @@ class _Reading:
         """Note what greedy decoding reveals here, if a pair is here or may still come by."""
         if not any(self._may_reach(reader) for reader in job.readers):
             return
-        tokens, confidence = choose_tokens(logits, [self.predictor.mask_token_id])
+        tokens, confidence = choose_tokens(logits, [self.denoiser.mask_token_id])
         best = int(most_confident(confidence, 1))
         self.choices[job.key] = int(positions[best]), int(tokens[best])
         for pair, mask, _ in job.readers:
@@ -212,7 +208,7 @@ class _Reading:
 
     def _sequence(self, pair: int, mask: Tensor) -> Tensor:
         prefix, target = self.pairs[pair]
-        return torch.cat([prefix, target.masked_fill(mask, self.predictor.mask_token_id)])
+        return torch.cat([prefix, target.masked_fill(mask, self.denoiser.mask_token_id)])
 
     def _positions(self, pair: int, mask: Tensor) -> Tensor:
         return mask.nonzero().squeeze(1) + len(self.pairs[pair][0])
@@ -223,7 +219,7 @@ class _Reading:
         A digest, since a long context would otherwise be kept once for each of its masks.
         """
         sequence = self._sequence(pair, mask)
-        prompt_length = len(self.pairs[pair][0]) if self.predictor.cfg_scale else -1
+        prompt_length = len(self.pairs[pair][0]) if self.denoiser.cfg_scale else -1
         digest = hashlib.blake2b(sequence.numpy().tobytes(), digest_size=16)
         digest.update(self._positions(pair, mask).numpy().tobytes())
         digest.update(repr((len(sequence), prompt_length)).encode())

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
+from lm_eval_llada.diffusion.mask_passes import Pair
 from lm_eval_llada.diffusion.masks import (
     MAX_ENUMERATED_LENGTH,
-    Predictor,
     elbo_weights,
     enumerate_masks,
     mask_probabilities,
@@ -140,20 +139,6 @@ class MaskPlan:
         drawn = weighted[self.draws]
         stderr = float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan
         return Estimate(float(drawn.mean()), stderr, len(self.masks))
-
-
-def masked_log_probs(
-    predictor: Predictor, pairs: Sequence[Pair], plans: Sequence[MaskPlan], batch_size: int
-) -> list[Tensor]:
-    """The summed log p of the masked tokens under each mask of each pair, float64 (num_masks,).
-
-    Masks of all pairs share batches of batch_size sequences, and equal sequences are read once.
-
-    Raises:
-        ValueError: if a needed logit is NaN or infinite.
-    """
-    masks = [plan.masks for plan in plans]
-    return read_masks(predictor, pairs, masks, batch_size, check_greedy=False)[0]
 
 
 def by_context(pairs: Sequence[Pair], options: LikelihoodOptions) -> list[list[int]]:

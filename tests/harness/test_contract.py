@@ -74,7 +74,7 @@ def test_weights_are_read_when_they_are_needed(make, monkeypatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("lm_eval_llada.engine.runner.load_model", refuse)
+    monkeypatch.setattr("lm_eval_llada.engine.loading.load_model", refuse)
     lm = make()
     assert lm.get_model_info()["rope"]["train_length"] == 128
     with pytest.raises(AssertionError, match="weights were loaded"):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lm_eval_llada.diffusion.sampler import SamplingOptions, block_schedule
 from lm_eval_llada.engine.arguments import known_names
-from lm_eval_llada.engine.requests import plan_generation
+from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.harness.llada import LLaDALM
 from lm_eval_llada.modeling import (
     LLaDAConfig,
@@ -178,7 +178,7 @@ GEN_KWARGS = {
 
 def run_gen_kwargs(given: dict[str, Any]) -> None:
     before = repr(given)
-    plan = plan_generation(given, SamplingOptions(gen_length=32))
+    plan = generation_settings(given, SamplingOptions(gen_length=32))
     assert repr(given) == before and hash(plan) == hash(plan)
     assert all(isinstance(stop, str) and stop for stop in plan.until)
     assert isinstance(plan.ignore_eos, bool)

@@ -7,8 +7,9 @@ import itertools
 import torch
 
 from lm_eval_llada.diffusion.likelihood import log_likelihoods
+from lm_eval_llada.diffusion.mask_passes import read_masks
 from lm_eval_llada.diffusion.masks import random_mask
-from tests.helpers.toys import KnownJoint, RandomNetwork
+from tests.helpers.toys import KnownJoint, RandomNetwork, denoiser
 
 JOINT = KnownJoint()
 EMPTY = torch.empty(0, dtype=torch.long)
@@ -29,10 +30,16 @@ PAIRS = [
 SEEDS = [3, 1, 4, 15, 9, 2, 65, 35]
 
 
-def score(pairs, options, seeds=None, denoise=NETWORK, mask_token_id=MASK, **kwargs):
+def score(pairs, options, seeds=None, denoise=NETWORK, mask_token_id=MASK, **settings):
     return log_likelihoods(
-        denoise, pairs, options, mask_token_id=mask_token_id, seeds=seeds, **kwargs
+        denoiser(denoise, mask_token_id, **settings), pairs, options, seeds=seeds
     )
+
+
+def greedy_matches(model, pairs, batch_size=8):
+    """Whether greedy decoding gives each target, with no masks to score beside."""
+    no_masks = [torch.empty(0, len(target), dtype=torch.bool) for _, target in pairs]
+    return read_masks(model, pairs, no_masks, batch_size, check_greedy=True)[1]
 
 
 def plain_log_probs(denoise, prefix, target, mask, cfg_scale, mask_token_id):

@@ -7,6 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
+
 NUM_SYMBOLS = 3
 JOINT_LENGTH = 4
 JOINT_MASK_ID = NUM_SYMBOLS
@@ -125,3 +127,8 @@ def pick_rows(logits: Tensor, rows: Tensor | None) -> Tensor:
     if rows is None:
         return logits.flatten(0, 1)
     return logits[rows[:, 0], rows[:, 1]]
+
+
+def denoiser(forward, mask_token_id: int, *, stats: DenoiserStats | None = None, **settings):
+    """A toy as samplers and likelihoods take it."""
+    return Denoiser(forward, mask_token_id, stats=stats or DenoiserStats(), **settings)
