@@ -117,13 +117,13 @@ def first_token_shares(folder: Any, tokenizer: Any, length: int) -> list[list[fl
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     ids = tokenizer(heldout_text(), verbose=False)["input_ids"]
     starts = [(len(ids) - length) * i // (_NUM_TEXTS - 1) for i in range(_NUM_TEXTS)]
-    total = 0.0
+    total = torch.tensor(0.0)
     for start in starts:
         text = torch.tensor([ids[start : start + length]])
         weights = model(text, output_attentions=True).attentions
         shares = [layer[0, :, -_NUM_LAST:, 0].float().mean(-1) for layer in weights]
         total = total + torch.stack(shares) / len(starts)
-    return [[round(share, 4) for share in layer] for layer in torch.as_tensor(total).tolist()]
+    return [[round(share, 4) for share in layer] for layer in total.tolist()]
 
 
 def main() -> None:

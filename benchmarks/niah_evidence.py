@@ -129,7 +129,6 @@ def count_right(
             as_denoiser(model),
             [torch.tensor(tokenizer(s["prompt"])["input_ids"]) for s in batch],
             options,
-            eos_token_id=model.config.eos_token_id,
         )
         for sample, output in zip(batch, outputs, strict=True):
             text = tokenizer.decode(output, skip_special_tokens=True)

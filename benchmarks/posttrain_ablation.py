@@ -94,7 +94,11 @@ class Measurement:
     @cached_property
     def needles(self) -> dict[int, list[dict[str, Any]]]:
         """Samples by length, as `build_niah` makes them."""
-        settings = {"gen_length": SAMPLING.gen_length, "depths": DEPTHS, "repeats": self.samples}
+        settings: dict[str, Any] = {
+            "gen_length": SAMPLING.gen_length,
+            "depths": DEPTHS,
+            "repeats": self.samples,
+        }
         return {length: build_niah(self.tokenizer, length=length, **settings) for length in LENGTHS}
 
     @cached_property

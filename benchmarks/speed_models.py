@@ -90,7 +90,7 @@ def plain_texts(
     model: LLaDAForMaskedLM, prompts: Sequence[Tensor], options: SamplingOptions
 ) -> Outcome:
     """Tokens by the plain loop."""
-    stats, mask_token_id = DenoiserStats(), model.config.mask_token_id
+    stats, mask_token_id = DenoiserStats(), as_denoiser(model).mask_token_id
     denoise = counted(whole_forward(model), stats)
     texts = [
         plain_generate(denoise, prompt, options, mask_token_id=mask_token_id) for prompt in prompts

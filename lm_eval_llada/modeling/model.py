@@ -178,6 +178,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
     functions, padding and documents are masked, and logits are computed for `rows` alone.
     """
 
+    config: LLaDAConfig
     config_class = LLaDAConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True

@@ -43,7 +43,7 @@ def test_truncation_keeps_the_ends_it_promises(make) -> None:
     request = generations(PROMPTS)[1]
     whole = make().tok_encode(PROMPTS[1])
     kept = {
-        how: make(max_length=14, truncation=how)._fitted(request, whole, [0] * 8)
+        how: make(max_length=14, truncation=how)._fitted(request, whole, 8)
         for how in ("left", "middle")
     }
     assert kept == {"left": whole[-6:], "middle": whole[:3] + whole[-3:]}

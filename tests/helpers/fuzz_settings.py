@@ -37,8 +37,13 @@ from tests.helpers.fuzz_oracle import Family, named, settings_of, wild
 from tests.helpers.ruler_corpora import write_corpora
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
-_SIZES = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48}
-_TOKENS = {"mask_token_id": 1, "eos_token_id": 0, "pad_token_id": 0, "bos_token_id": 2}
+_SIZES: dict[str, Any] = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48}
+_TOKENS: dict[str, Any] = {
+    "mask_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+}
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +91,8 @@ def run_rope(value: tuple[dict[str, Any], tuple[float, int, int]]) -> None:
     if not isinstance(given.get("extra", {}), dict):
         return  # model_args make a dict of it, always
     sizes = {**_SIZES, "d_model": 64, "n_heads": n_heads, "n_kv_heads": n_heads}
-    config = LLaDAConfig(rope_theta=rope_theta, max_sequence_length=train_length, **sizes)
+    sizes |= {"rope_theta": rope_theta, "max_sequence_length": train_length}
+    config = LLaDAConfig(**sizes)
     scaled, resolved = apply_rope(config, RopeChoice(**given))
     assert resolved.rope_scale >= 1 and math.isfinite(resolved.rope_theta)
     assert resolved.reach is None or 0 < resolved.reach < math.inf
