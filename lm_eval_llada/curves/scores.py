@@ -17,9 +17,9 @@ from torch import Tensor
 from lm_eval_llada.diffusion.choices import NOT_FINITE
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
+from lm_eval_llada.diffusion.estimates import Estimate, TargetMasks
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions
 from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
-from lm_eval_llada.diffusion.mask_plans import Estimate, MaskPlan
 from lm_eval_llada.diffusion.masks import mask_probabilities
 from lm_eval_llada.engine.batching import Batcher
 
@@ -90,25 +90,25 @@ class Scorer(Protocol):
         ...
 
 
-def masked_mean(plan: MaskPlan, scores: Tensor) -> Estimate:
+def masked_mean(drawn: TargetMasks, scores: Tensor) -> Estimate:
     """LongLLaDA's estimate: the mean over draws of the mean -log p of the tokens a draw masked.
 
     No weight is written anywhere. Since the chunk's length cancels out of Eq. 14's weight, it is
-    the negated `MaskPlan.elbo` per token all the same.
+    the negated `TargetMasks.elbo` per token all the same.
 
     Args:
-        plan: The masks of one chunk.
+        drawn: The masks of one chunk.
         scores: Summed log probabilities of the masked tokens, float64 (num_masks,).
 
     Source: LongLLaDA (arXiv 2506.14429), its released ppl/get_ppl_llada.py.
     """
-    means = -scores / plan.masks.sum(dim=1)
-    if plan.draws is None:
-        value = float((mask_probabilities(plan.masks) * means).sum())
-        return Estimate(value, 0.0, len(plan.masks))
-    drawn = means[plan.draws]
-    stderr = float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan
-    return Estimate(float(drawn.mean()), stderr, len(plan.masks))
+    means = -scores / drawn.masks.sum(dim=1)
+    if drawn.draws is None:
+        value = float((mask_probabilities(drawn.masks) * means).sum())
+        return Estimate(value, 0.0, len(drawn.masks))
+    values = means[drawn.draws]
+    stderr = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(float(values.mean()), stderr, len(drawn.masks))
 
 
 @dataclass
@@ -189,21 +189,21 @@ class DiffusionScorer:
 
     def _masked(self, chunks: Sequence[Chunk], size: int) -> list[dict[str, Estimate]]:
         pairs = [chunk.pair for chunk in chunks]
-        plans = [self._plan(chunk) for chunk in chunks]
-        masks = [plan.masks for plan in plans]
+        drawn = [self._drawn(chunk) for chunk in chunks]
+        masks = [one.masks for one in drawn]
         scores, _ = read_masks(self.denoiser, pairs, masks, size, check_greedy=False)
         return [
             {
-                "elbo": _per_token(plan.elbo(score), chunk.num_tokens),
-                "masked_mean": masked_mean(plan, score),
+                "elbo": _per_token(one.elbo(score), chunk.num_tokens),
+                "masked_mean": masked_mean(one, score),
             }
-            for chunk, plan, score in zip(chunks, plans, scores, strict=True)
+            for chunk, one, score in zip(chunks, drawn, scores, strict=True)
         ]
 
-    def _plan(self, chunk: Chunk) -> MaskPlan:
+    def _drawn(self, chunk: Chunk) -> TargetMasks:
         if LikelihoodOptions(mc_num=self.mc_num).enumerates(chunk.num_tokens):
-            return MaskPlan.enumerated(chunk.num_tokens)
-        return MaskPlan.sampled(chunk.num_tokens, self.mc_num, chunk.seed)
+            return TargetMasks.enumerated(chunk.num_tokens)
+        return TargetMasks.sampled(chunk.num_tokens, self.mc_num, chunk.seed)
 
     def _duel(self, chunks: Sequence[Chunk], size: int) -> list[Estimate]:
         pairs = [chunk.pair for chunk in chunks]

@@ -15,7 +15,7 @@ from lm_eval_llada.diffusion.choices import (
     num_transfer_tokens,
 )
 from lm_eval_llada.diffusion.denoiser import Denoiser, token_ids
-from lm_eval_llada.diffusion.mask_plans import Estimate, Pair, longest_first
+from lm_eval_llada.diffusion.estimates import Estimate, Pair, longest_first
 from lm_eval_llada.errors import require_whole
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lm_eval_llada.diffusion.denoiser import Denoiser, check_seeds, token_ids
+from lm_eval_llada.diffusion.estimates import Estimate, LikelihoodOptions, TargetMasks
 from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
-from lm_eval_llada.diffusion.mask_plans import Estimate, LikelihoodOptions, MaskPlan
 from lm_eval_llada.errors import require_whole
 
 
@@ -57,18 +57,18 @@ def scored_pairs(
     """
     checked = _check_pairs(pairs)
     check_seeds(seeds, len(pairs))
-    plans = [
-        MaskPlan.made(len(target), options, None if seeds is None else seeds[i])
+    drawn = [
+        TargetMasks.made(len(target), options, None if seeds is None else seeds[i])
         for i, (_, target) in enumerate(checked)
     ]
     scores, matches = read_masks(
         denoiser.guided(options.cfg_scale),
         checked,
-        [plan.masks for plan in plans],
+        [one.masks for one in drawn],
         options.batch_size,
         check_greedy=check_greedy,
     )
-    estimates = [plan.elbo(score) for plan, score in zip(plans, scores, strict=True)]
+    estimates = [one.elbo(score) for one, score in zip(drawn, scores, strict=True)]
     return list(zip(estimates, matches, strict=True))
 
 

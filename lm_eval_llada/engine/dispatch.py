@@ -1,6 +1,6 @@
 """Jobs of all ranks on their way to answers: read from disk where they are, dealt out by cost.
 
-What one rank does for the requests it was given, once all ranks serve the same kind:
+What one rank does for the jobs it was given, once all ranks serve the same kind:
 
     deal them anew, so that ranks finish together; drop those whose answers are on disk;
     run the rest, saving every batch; give the answers back to the ranks that were asked.
@@ -60,7 +60,7 @@ class Dispatcher:
         finished: Callable[[str, Arguments, Answer], None],
         new_progress: Callable[[str, int], Progress],
     ) -> None:
-        """Set up for one run.
+        """Sets up for one run.
 
         Args:
             ranks: Of the run.
@@ -91,7 +91,7 @@ class Dispatcher:
         return self._serve(kind, jobs)
 
     def wait_for(self, purpose: str) -> None:
-        """Return once every rank has come to `purpose`, and help those that still work.
+        """Returns once every rank has come to `purpose`; helps those that still work.
 
         A rank that got no requests of a kind does not know that others did: the harness asks it
         for the next kind, or for its results. So ranks agree on what comes first, and all take
@@ -177,7 +177,7 @@ def redistribute(
     """The jobs for this rank to run, of those of all ranks; every rank calls this at one point.
 
     Jobs with equal keys are dealt once, and the answer goes to all of them: a rank that repeats
-    its last request to be as long as the others costs nothing. Only keys, costs and groups are
+    its last job to be as long as the others costs nothing. Only keys, costs and groups are
     known to all ranks; a job itself goes to the rank that runs it.
 
     Args:
@@ -206,7 +206,7 @@ def redistribute(
 def _shares(
     tables: Sequence[Sequence[tuple[str, float, str]]],
 ) -> tuple[list[list[str]], dict[str, int]]:
-    """The keys for each rank to run, and the first rank that has a request of each key.
+    """The keys for each rank to run, and the first rank that has a job of each key.
 
     Args:
         tables: Keys, costs and groups of the jobs of each rank.

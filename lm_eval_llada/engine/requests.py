@@ -53,7 +53,7 @@ class GenerationSettings:
 def generation_settings(
     gen_kwargs: Mapping[str, Any], defaults: SamplingOptions
 ) -> GenerationSettings:
-    """Combine a request's generation_kwargs with the options of model_args; the request wins.
+    """A request's generation_kwargs over the options of model_args; the request wins.
 
     `do_sample: false` means temperature 0, as everywhere in the harness. Where both `gen_length`
     and one of its other names (`max_gen_toks`, ...) are given, `gen_length` counts.

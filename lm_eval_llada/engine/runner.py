@@ -11,13 +11,13 @@ from typing import TypeVar, cast
 from torch import Tensor
 
 from lm_eval_llada.diffusion.denoiser import DenoiserStats
+from lm_eval_llada.diffusion.estimates import by_context
 from lm_eval_llada.diffusion.likelihood import (
     LikelihoodOptions,
     rolling_log_likelihoods,
     rolling_windows,
     scored_pairs,
 )
-from lm_eval_llada.diffusion.mask_plans import by_context
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.engine.answers import Answer
 from lm_eval_llada.engine.batching import Batcher, Progress, shortest_first
@@ -45,7 +45,7 @@ class Runner:
     batch_sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make the denoiser, the memory and the batcher."""
+        """Makes the denoiser, the memory and the batcher."""
         arguments, self.text = self.checkpoint.arguments, self.checkpoint.text
         self.denoiser = as_denoiser(
             self.model,
@@ -237,7 +237,7 @@ class Runner:
     def _counted(
         self, kind: str, batches: Iterator[list[Done]], progress: Progress
     ) -> Iterator[list[Done]]:
-        """Pass batches on, keeping the books."""
+        """Passes batches on, keeping the books."""
         self.stats.on_forward = progress.read
         for batch in batches:
             self.batch_sizes[kind] = max(self.batch_sizes.get(kind, 0), self._batcher.last_size)

@@ -55,7 +55,7 @@ class LLaDALM(TemplateLM):
     # release that reads entry points has entered the name before.
 
     def __init__(self, **model_args: Any) -> None:
-        """Check everything that can be wrong, without loading weights.
+        """Checks everything that can be wrong, without loading weights.
 
         Args:
             **model_args: The names that `arguments.known_names()` lists; none is required.
@@ -86,7 +86,7 @@ class LLaDALM(TemplateLM):
     def create_from_arg_obj(  # type: ignore[override]
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> LLaDALM:
-        """Make the model from model_args and more; see `arguments.with_run_settings`."""
+        """The model from model_args and more; see `arguments.with_run_settings`."""
         return cls(**with_run_settings(arg_dict, additional_config))
 
     @classmethod
@@ -129,7 +129,7 @@ class LLaDALM(TemplateLM):
         return self.runner.answers(kind, jobs, progress)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate a text for each request.
+        """A generated text for each request.
 
         Args:
             requests: With args (context, generation_kwargs); see `requests.generation_settings`.
@@ -150,7 +150,7 @@ class LLaDALM(TemplateLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Score the continuation of each request.
+        """A log-likelihood and a greedy check for the continuation of each request.
 
         Args:
             requests: With args (context, continuation). An empty context is no context at all:
@@ -176,7 +176,7 @@ class LLaDALM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Score the whole text of each request, window by window.
+        """A log-likelihood for the whole text of each request, read window by window.
 
         Args:
             requests: With args (text,).
@@ -235,7 +235,7 @@ class LLaDALM(TemplateLM):
         return answers
 
     def _finished(self, kind: str, args: Arguments, answer: Answer) -> None:
-        """Hand an answer to the harness' cache, in the form in which the harness gets it."""
+        """Hands an answer to the harness' cache, in the form in which the harness gets it."""
         value: Any = answer
         if kind != "generate_until":
             score = Score.kept(answer)
@@ -342,11 +342,11 @@ class LLaDALM(TemplateLM):
         return [other for other, _ in gathered]
 
     def barrier(self) -> None:
-        """Wait for the other ranks, and work for them meanwhile."""
+        """Waits for the other ranks, and works for them meanwhile."""
         self._dispatcher.wait_for("barrier")
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take the harness' cache of answers, under keys that say whose they are.
+        """Takes the harness' cache of answers, under keys that say whose they are.
 
         Raises:
             ValueError: If ranks that have to do the same work would read different caches: the

@@ -39,15 +39,15 @@ class RunLog:
     peak_memory_bytes: int | None = None
 
     def saw_prompt(self, task: str, sample: Sample, num_dropped: int) -> None:
-        """Note a request, and the tokens its prompt lost."""
+        """Notes a request, and the tokens its prompt lost."""
         self.dropped.setdefault(task, {})[sample] = num_dropped
 
     def saw_settings(self, task: str, settings: GenerationSettings) -> None:
-        """Note how a text of a task is generated."""
+        """Notes how a text of a task is generated."""
         self.settings.setdefault(task, set()).add(settings)
 
     def saw_stderr(self, task: str, sample: Sample, stderr: float | None) -> None:
-        """Note the standard error of a log-likelihood; None where it is not known."""
+        """Notes the standard error of a log-likelihood; None where it is not known."""
         self.stderrs.setdefault(task, {})[sample] = math.nan if stderr is None else stderr
 
     def summary(self) -> dict[str, Any]:

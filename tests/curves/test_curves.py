@@ -29,7 +29,7 @@ from lm_eval_llada.curves.scores import (
 )
 from lm_eval_llada.diffusion.denoiser import Denoiser
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
-from lm_eval_llada.diffusion.mask_plans import Estimate
+from lm_eval_llada.diffusion.estimates import Estimate
 from lm_eval_llada.engine.batching import Batcher
 from lm_eval_llada.engine.device_memory import DeviceMemory
 from tests.helpers.curve_toys import NETWORK_CONTEXT, chunks_of, diffusion_scorer, network_text

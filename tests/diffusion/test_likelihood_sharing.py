@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
+from lm_eval_llada.diffusion.estimates import TargetMasks, by_context
 from lm_eval_llada.diffusion.likelihood import (
     LikelihoodOptions,
     scored_pairs,
 )
-from lm_eval_llada.diffusion.mask_plans import MaskPlan, by_context
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import as_denoiser, load_model
 from tests.helpers.likelihood_loops import (
@@ -112,7 +112,7 @@ def test_the_check_of_a_sampled_target_reads_only_states_that_no_draw_hit(seed):
     recorder, stats = Recorder(NETWORK), DenoiserStats()
     target = greedy_text(prefix, length, denoise=recorder)
     states = {tuple(call["input_ids"][0].tolist()) for call in recorder.calls}
-    masks = MaskPlan.sampled(length, 60, seed).masks
+    masks = TargetMasks.sampled(length, 60, seed).masks
     drawn = {(*prefix.tolist(), *target.masked_fill(mask, MASK).tolist()) for mask in masks}
     assert len(states) == length
     assert 0 < len(states & drawn) < length, "some are hit and some are not"
