@@ -18,11 +18,7 @@ from lm_eval_llada.engine.batching import Progress
 from lm_eval_llada.engine.jobs import Generation
 from lm_eval_llada.engine.requests import GenerationSettings
 from lm_eval_llada.harness.llada import LLaDALM
-from lm_eval_llada.modeling import (
-    LLaDAConfig,
-    LLaDAForMaskedLM,
-    as_denoiser,
-)
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, as_denoiser
 from tests.helpers.plain_loops import Denoise, plain_generate, whole_forward
 from tests.helpers.toy_requests import generations
 

@@ -13,24 +13,11 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval_llada.diffusion.sampler import CACHES
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
 from lm_eval_llada.modeling import find_config
-from lm_eval_llada.modeling.cost import (
-    Work,
-    cache_bytes,
-    num_parameters,
-)
+from lm_eval_llada.modeling.cost import Work, cache_bytes, num_parameters
 from lm_eval_llada.plan.costs import GB, CostModel
 from lm_eval_llada.plan.hardware import Hardware
-from lm_eval_llada.plan.requests import (
-    Request,
-    RunPlan,
-    TaskPlan,
-    plan_run,
-)
-from lm_eval_llada.report.document import (
-    Bullets,
-    Section,
-    Table,
-)
+from lm_eval_llada.plan.requests import Request, RunPlan, TaskPlan, plan_run
+from lm_eval_llada.report.document import Bullets, Section, Table
 from lm_eval_llada.report.terminal import to_text
 
 _OWN_ARGUMENTS = tuple(field.name for field in fields(Hardware))

@@ -19,11 +19,7 @@ from lm_eval_llada.engine.arguments import ModelArguments
 from lm_eval_llada.engine.loading import Checkpoint, load_weights, open_checkpoint
 from lm_eval_llada.engine.ranks import choose_device
 from lm_eval_llada.errors import require_whole
-from lm_eval_llada.modeling import (
-    LLaDAConfig,
-    LLaDAForMaskedLM,
-    load_config,
-)
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_config
 from lm_eval_llada.verify.logit_comparison import native_logits
 from lm_eval_llada.verify.model_checks import (
     FAILED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -113,3 +114,8 @@ def test_the_installed_command_runs_a_task_on_the_shipped_model(
     results = json.loads(path.read_text())
     assert results["n-samples"]["niah_tiny"]["effective"] == 2
     assert 0 <= results["results"]["niah_tiny"]["score,none"] <= 100
+
+
+def test_pre_commit_has_the_ruff_of_the_constraints() -> None:
+    (pin,) = re.findall(r"^ruff==.+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f'["{pin}"]' in (ROOT / ".pre-commit-config.yaml").read_text()
