@@ -51,6 +51,7 @@ def load_model(
     checkpoint: str | os.PathLike[str],
     *,
     rope: RopeChoice | None = None,
+    config: LLaDAConfig | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     attn_implementation: str = "sdpa",
@@ -67,6 +68,8 @@ def load_model(
     Args:
         checkpoint: a shipped model's name, a folder, or a hub id.
         rope: scaling of the position embeddings; None keeps the checkpoint's own.
+        config: the checkpoint's, read and scaled before; weights in a local folder were compared
+            with it then. None reads and compares now.
         dtype: `auto` for the checkpoint's own, else one of `DTYPES` or a torch dtype.
         device: where the whole model goes; None means the first GPU, or the CPU without one.
         attn_implementation: one of `ATTENTION_IMPLEMENTATIONS`.
@@ -87,8 +90,9 @@ def load_model(
     check_quantization(quantization)
     dtype = _checked_dtype(dtype)
     placement = _placement(device, device_map, tp)
-    folder = _fetch(checkpoint, revision, [_CONFIG_NAME])
-    config = _read_config(folder)
+    is_checked = config is not None and os.path.isdir(resolve_checkpoint(checkpoint))
+    if config is None:
+        config = load_config(checkpoint, revision=revision)
     if rope is not None:
         config, _ = apply_rope(config, rope)
     if tp is not None and config.n_kv_heads % tp:
@@ -96,7 +100,8 @@ def load_model(
     if attn_implementation == "flash_attention_2":
         _check_flash_dtype(config.dtype if dtype == "auto" else dtype)
     folder = _fetch(checkpoint, revision, _MODEL_FILES)
-    check_weights(folder, config)
+    if not is_checked:
+        check_weights(folder, config)
     if quantization != "none":
         placement["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{quantization}": True})
     if max_memory is not None:

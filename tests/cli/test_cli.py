@@ -314,7 +314,7 @@ def test_a_misspelt_task_costs_nothing(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("lm_eval_llada.engine.runner.load_model", refuse)
+    monkeypatch.setattr("lm_eval_llada.engine.loading.load_model", refuse)
     code = call(monkeypatch, "--tasks", tasks, "--model_args", f"pretrained={random_checkpoint}")
     check_one_sentence(code, capsys.readouterr().err, message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ SIZES = {
 }
 
 
-def make_model(**changes) -> LLaDAForMaskedLM:
+def make_model(**changes: Any) -> LLaDAForMaskedLM:
     torch.manual_seed(0)
     model = LLaDAForMaskedLM(LLaDAConfig(**{**SIZES, **changes})).eval()
     for name, parameter in model.named_parameters():
