@@ -9,12 +9,20 @@ from typing import Any
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
 from lm_eval_llada.report.coverage import draw_coverage, save_coverage
 from lm_eval_llada.rope import (
+    EXTRA_KEYS,
     METHODS,
     RopeChoice,
     coverage,
     describe,
     resolve,
 )
+
+_FACTORS_HELP = "file with head_dim / 2 factors: a JSON list, or parted by commas or blanks"
+_FURTHER_HELP = {
+    "long_factor": f"{_FACTORS_HELP}, for longrope beyond the trained context",
+    "short_factor": f"{_FACTORS_HELP}, for longrope within it (default: all 1)",
+    "attention_factor": "on cosines and sines, in place of the one that follows from the method",
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,11 +47,14 @@ def add_parser(subparsers: Any) -> None:
         "--d_crit", type=float, help="critical dimension, in place of the formula's"
     )
     parser.add_argument("--round_scale", action="store_true", help="round λ up to an integer")
+    for key in EXTRA_KEYS:
+        parser.add_argument(f"--rope_{key}", help=_FURTHER_HELP.get(key, "as in --model_args"))
     parser.add_argument("--plot", type=Path, help="write the coverage of each pair as a picture")
     parser.set_defaults(func=_print_rope)
 
 
 def _print_rope(namespace: argparse.Namespace) -> None:
+    further = {key: getattr(namespace, f"rope_{key}") for key in EXTRA_KEYS}
     choice = RopeChoice(
         method=namespace.rope_method,
         scale=namespace.rope_scale,
@@ -51,6 +62,7 @@ def _print_rope(namespace: argparse.Namespace) -> None:
         train_length=namespace.train_length,
         d_crit=namespace.d_crit,
         round_scale=namespace.round_scale,
+        extra={key: value for key, value in further.items() if value is not None},
     )
     rope_theta, head_dim, train_length = _rope_numbers(namespace)
     resolved = resolve(choice, rope_theta=rope_theta, head_dim=head_dim, train_length=train_length)
