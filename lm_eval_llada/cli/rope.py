@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval_llada.cli.arguments import add_model_args, model_args_of
 from lm_eval_llada.report.coverage import draw_coverage, save_coverage
-from lm_eval_llada.rope import METHODS, RopeChoice, coverage, describe, resolve
+from lm_eval_llada.rope import EXTRA_KEYS, METHODS, RopeChoice, coverage, describe, resolve
 
 _NUMBERS = ("rope_theta", "head_dim", "train_length")
 # Arguments of the command, as in model_args, and what `RopeChoice` calls them.
@@ -21,6 +21,13 @@ _CHOICE = {
     "d_crit": "d_crit",
     "round_scale": "round_scale",
 }
+_FACTORS_HELP = "file with head_dim / 2 factors: a JSON list, or parted by commas or blanks"
+_FURTHER_HELP = {
+    "long_factor": f"{_FACTORS_HELP}, for longrope beyond the trained context",
+    "short_factor": f"{_FACTORS_HELP}, for longrope within it (default: all 1)",
+    "attention_factor": "on cosines and sines, in place of the one that follows from the method",
+}
+_FURTHER = {f"rope_{key}": key for key in EXTRA_KEYS}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,6 +47,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--round_scale", action="store_true", default=None, help="round λ up to an integer"
     )
+    for name, key in _FURTHER.items():
+        parser.add_argument(f"--{name}", help=_FURTHER_HELP.get(key, "as in --model_args"))
     parser.add_argument("--plot", type=Path, help="write the coverage of each pair as a picture")
     parser.set_defaults(func=_print_rope)
 
@@ -69,7 +78,8 @@ def _print_rope(namespace: argparse.Namespace) -> None:
 
 def _choice_and_numbers(namespace: argparse.Namespace) -> tuple[RopeChoice, float, int, int]:
     """What was asked; base, head size and trained context, from numbers or from a checkpoint."""
-    flags = {name: value for name in _CHOICE if (value := getattr(namespace, name)) is not None}
+    names = (*_CHOICE, *_FURTHER)
+    flags = {name: value for name in names if (value := getattr(namespace, name)) is not None}
     if namespace.rope_theta is not None or namespace.head_dim is not None:
         return _chosen(flags), *_numbers(namespace)
     from lm_eval_llada.modeling import load_config
@@ -88,7 +98,9 @@ def _choice_and_numbers(namespace: argparse.Namespace) -> tuple[RopeChoice, floa
 
 
 def _chosen(flags: Mapping[str, Any]) -> RopeChoice:
-    return RopeChoice(**{_CHOICE[name]: value for name, value in flags.items()})
+    further = {key: flags[name] for name, key in _FURTHER.items() if name in flags}
+    chosen = {key: flags[name] for name, key in _CHOICE.items() if name in flags}
+    return RopeChoice(**chosen, extra=further)
 
 
 def _numbers(namespace: argparse.Namespace) -> tuple[float, int, int]:

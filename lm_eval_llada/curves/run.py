@@ -279,9 +279,8 @@ def _open_llada(run: CurveRun) -> _Subject:
 
 
 def _open_causal(run: CurveRun) -> _Subject:
-    from transformers import AutoConfig
-
-    from lm_eval_llada.harness.hf_rope import RopeLM, causal_rope
+    from lm_eval_llada.harness.causal_rope import causal_rope, open_config
+    from lm_eval_llada.harness.hf_rope import RopeLM
 
     own = {name: value for name, value in run.model_args.items() if name in shared_names()}
     pretrained = str(run.model_args.get("pretrained", ""))
@@ -289,8 +288,7 @@ def _open_causal(run: CurveRun) -> _Subject:
         raise ValueError("--model hf_rope needs pretrained=<causal model> among model_args.")
     revision = run.model_args.get("revision")
     location = resolve_checkpoint(pretrained)
-    config = AutoConfig.from_pretrained(location, revision=revision or "main")
-    rope = causal_rope(config, parse_model_args(own).rope)
+    rope = causal_rope(open_config(location, revision), parse_model_args(own).rope)
     tokenizer = load_tokenizer(run.model_args.get("tokenizer"), pretrained, revision)
     # Its own default is a GPU, there or not.
     model_args = {"device": "auto", **run.model_args}

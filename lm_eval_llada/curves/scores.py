@@ -278,9 +278,7 @@ class CausalScorer:
     def _has_plain_head(self, tokens: Tensor) -> bool:
         """Whether logits are the output embedding of the last hidden state and nothing more.
 
-        Some models scale or cap them on top; these make a pass for each slice of rows instead. The
-        short pass has a second use: transformers keeps dynamic frequencies of a longer pass until
-        one within the trained context comes.
+        Some models scale or cap them on top; these make a pass for each slice of rows instead.
         """
         probe = tokens[:_PROBE_LENGTH]
         rows = torch.arange(len(probe))

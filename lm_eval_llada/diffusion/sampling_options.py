@@ -22,7 +22,9 @@ class SamplingOptions:
     Attributes:
         steps: forward passes in all, shared by the blocks (see `block_schedule`); None reveals one
             token a pass. Steps beyond one a token would reveal nothing and are not run.
-        gen_length: tokens to generate.
+        gen_length: tokens to generate, and never more: where it is not a multiple of
+            block_length the last block is the shorter rest, with its share of the steps. The
+            papers' harness rounds up to whole blocks, and so do the groups that follow it.
         block_length: tokens of a block; None makes one block of gen_length. A larger value than
             gen_length means one block as well.
         remasking: which positions a step reveals: those of highest probability

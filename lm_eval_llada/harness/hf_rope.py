@@ -19,7 +19,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.provenance import origin
@@ -33,12 +33,15 @@ from lm_eval_llada.engine.arguments import (
 from lm_eval_llada.engine.device_memory import peak_memory_bytes
 from lm_eval_llada.engine.fingerprints import fingerprint, own_keys
 from lm_eval_llada.engine.requests import causal_generation, fit_prompt
-from lm_eval_llada.harness.runlog import RunLog
-from lm_eval_llada.rope import (
-    ResolvedRope,
-    RopeChoice,
-    resolve,
+from lm_eval_llada.harness.causal_rope import (
+    causal_rope,
+    check_rotation,
+    open_config,
+    scaled_config,
 )
+from lm_eval_llada.harness.own_length import OwnLength
+from lm_eval_llada.harness.runlog import RunLog
+from lm_eval_llada.rope.existing import LENGTH_DEPENDENT
 
 # Taken by transformers' from_pretrained, to which the harness hands on what it does not know.
 _LOADING_NAMES = ("attn_implementation", "device_map", "load_in_4bit", "load_in_8bit")
@@ -66,22 +69,30 @@ class RopeLM(HFLM):
         self.arguments: ModelArguments = parse_model_args(own)
         self._pretrained = str(theirs.pop("pretrained"))
         self._location = resolve_checkpoint(self._pretrained)
-        config = AutoConfig.from_pretrained(
-            self._location, revision=str(theirs.get("revision") or "main")
-        )
+        config = open_config(self._location, theirs.get("revision"))
         self.rope = causal_rope(config, self.arguments.rope)
-        if self.rope.method != "none":
-            theirs["rope_parameters"] = self.rope.rope_parameters
-            theirs["max_position_embeddings"] = self.rope.max_position_embeddings
         if theirs.get("tokenizer") is not None:
             theirs["tokenizer"] = resolve_checkpoint(str(theirs["tokenizer"]))
         # Everything that the harness' model was told, for the keys of its cache.
         self._told = {name: str(value) for name, value in theirs.items() if name not in _SPEED}
+        if self.rope.method != "none":
+            theirs["config"] = config = scaled_config(config, self.rope)
+        elif "attn_implementation" in theirs:
+            # One that config.json names would win over what was asked for, were it read again.
+            theirs["config"] = config
+        if _depends_on_length(config):
+            theirs["batch_size"] = _alone(theirs)
         self._log = RunLog()
         self._longest: int | None = None
         self._prompts: dict[tuple[str, int], list[int]] = {}
         self._current: list[Instance] = []
         super().__init__(pretrained=self._location, **theirs)
+        if self.rope.method != "none":
+            check_rotation(self.model, self.rope)
+        self._own_length = OwnLength(self.model)
+        if self.rank == 0:
+            for line in self.rope.notes:
+                _logger.warning(line)
         self.model.register_forward_pre_hook(self._count_pass, with_kwargs=True)
 
     @classmethod
@@ -205,6 +216,14 @@ class RopeLM(HFLM):
         with self._room_for(longest), self._timed():
             return super()._loglikelihood_tokens(fitted, disable_tqdm, **kwargs)
 
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
+    ) -> torch.Tensor:
+        # Prompt and room together are the length of the sequence, as where its masks stand in it
+        # from the start; the text is the same however much of the room it fills.
+        with self._own_length.of(max_length):
+            return super()._model_generate(context, max_length, stop, **generation_kwargs)
+
     def _fitted(self, request: Instance, prompt: list[int], num_reserved: int) -> list[int]:
         """The prompt beside the tokens it is for, cut if it has to be, and counted."""
         options, task = self.arguments.requests, request.task_name or ""
@@ -268,41 +287,6 @@ class RopeLM(HFLM):
         return info
 
 
-def causal_rope(config: PreTrainedConfig, choice: RopeChoice) -> ResolvedRope:
-    """The position embeddings of a causal checkpoint under a user's choice.
-
-    Args:
-        config: Of the checkpoint.
-        choice: What was asked for.
-
-    Raises:
-        ValueError: If the model has no rotary embeddings, or is stretched already and
-            `choice.force` is not set, or the numbers contradict each other.
-    """
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if "rope_theta" not in parameters:
-        raise ValueError(
-            f"A model of type {config.model_type!r} has no rotary position embeddings with one "
-            f"base, so rope arguments mean nothing to it; use --model hf."
-        )
-    heads = config.hidden_size // config.num_attention_heads
-    rope = resolve(
-        choice,
-        rope_theta=parameters["rope_theta"],
-        head_dim=getattr(config, "head_dim", None) or heads,
-        train_length=parameters.get("original_max_position_embeddings")
-        or config.max_position_embeddings,
-    )
-    rope_type = parameters.get("rope_type", "default")
-    if rope.method != "none" and rope_type != "default" and not choice.force:
-        raise ValueError(
-            f"This checkpoint is extended already (rope_type={rope_type!r}), and rope_method="
-            f"{rope.method!r} would take its place; drop the rope arguments, or set "
-            f"force_rope=true."
-        )
-    return rope
-
-
 def _split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of ours, and those of the harness' model; unknown names are an error."""
     parameters = inspect.signature(HFLM.__init__).parameters.values()
@@ -317,3 +301,17 @@ def _split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     if "pretrained" not in rest:
         raise ValueError("--model hf_rope needs pretrained=<causal model> among model_args.")
     return own, rest
+
+
+def _depends_on_length(config: PreTrainedConfig) -> bool:
+    return (config.rope_parameters or {}).get("rope_type") in LENGTH_DEPENDENT
+
+
+def _alone(theirs: Mapping[str, Any]) -> int:
+    """The batch size under a rotation that follows the length of each sequence."""
+    if str(asked := theirs.get("batch_size", 1)) != "1":
+        _logger.warning(
+            f"batch_size={asked} is 1 here, since the position embeddings depend on the length of "
+            f"each sequence."
+        )
+    return 1

@@ -75,6 +75,8 @@ class LLaDALM(TemplateLM):
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         place = place_of_process()
         self._is_shown = place.rank == 0
+        for line in self.rope.notes if self._is_shown else ():
+            _logger.warning(line)
         self._device = choose_device(
             loading.device, local_rank=place.local_rank, world_size=self._world_size
         )

@@ -14,6 +14,7 @@ from lm_eval_llada.rope import (
     RopeChoice,
     resolve,
 )
+from lm_eval_llada.rope.existing import KNOWN_KEYS, check_rope_fields
 
 _DEFAULT_ROPE_THETA = 10_000.0
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
@@ -60,7 +61,8 @@ class LLaDAConfig(PreTrainedConfig):
             `multi_query_attention`.
         mlp_hidden_size: width of the gated MLP; None means `mlp_ratio * d_model`.
         max_sequence_length: longest sequence the model is meant for, in tokens.
-        train_length: trained context in tokens; None means `max_sequence_length`.
+        train_length: trained context in tokens; None means the length that `rope_parameters` says
+            was stretched (`original_max_position_embeddings`), else `max_sequence_length`.
         rope_parameters: transformers' description of the rotation; `rope_theta` in it is λ·b.
         rope_scale: the λ that `rope_theta` already contains; not 1 marks an extended checkpoint.
         rms_norm_eps: added to the mean square in RMSNorm.
@@ -76,7 +78,7 @@ class LLaDAConfig(PreTrainedConfig):
 
     Raises:
         ValueError: on construction, if a value is out of range or a feature is not supported, or
-            if `rope_theta` and `rope_parameters` disagree.
+            if `rope_theta`, `rope_scaling` and `rope_parameters` disagree.
     """
 
     model_type: ClassVar[str] = "llada"
@@ -137,9 +139,11 @@ class LLaDAConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Merges the places RoPE settings come from, fills in defaults, and checks every value."""
-        scaling = kwargs.pop("rope_scaling", None)
+        fields = {"rope_parameters": self.rope_parameters}
+        fields |= {name: kwargs.pop(name, None) for name in ("rope_theta", "rope_scaling")}
+        check_rope_fields(fields)
         self.rope_parameters = _merged_rope(
-            kwargs.pop("rope_theta", None), self.rope_parameters or scaling
+            fields["rope_theta"], self.rope_parameters or fields["rope_scaling"]
         )
         head_dim = kwargs.pop("head_dim", None)
         super().__post_init__(**kwargs)
@@ -186,7 +190,8 @@ class LLaDAConfig(PreTrainedConfig):
         if self.mlp_hidden_size is None:
             self.mlp_hidden_size = self.mlp_ratio * self.d_model
         if self.train_length is None:
-            self.train_length = self.max_sequence_length
+            original = self.rope_parameters.get("original_max_position_embeddings")
+            self.train_length = original or self.max_sequence_length
 
     def _check_values(self) -> None:
         for name, supported in _FIXED.items():
@@ -195,6 +200,17 @@ class LLaDAConfig(PreTrainedConfig):
                     f"{name}={getattr(self, name)!r} is not supported by the native LLaDA model; "
                     f"only {supported!r} is."
                 )
+        whole = {"partial_rotary_factor": 1}
+        foreign = [
+            str(key)
+            for key, value in self.rope_parameters.items()
+            if key not in KNOWN_KEYS and whole.get(key) != value
+        ]
+        if foreign:
+            raise ValueError(
+                f"rope_parameters holds {', '.join(sorted(foreign))}, which the native LLaDA model "
+                f"does not compute: it rotates whole heads, all in the same way."
+            )
         for name in (*_SIZES, "train_length"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -271,11 +287,6 @@ def _merged_rope(rope_theta: Any, parameters: dict[str, Any] | None) -> dict[str
         raise ValueError(f"rope_parameters must be names with values; got {parameters!r}.")
     merged = dict(parameters or {})
     inner = merged.get("rope_theta")
-    if rope_theta is not None and inner is not None and rope_theta != inner:
-        raise ValueError(
-            f"rope_theta={rope_theta!r} and rope_parameters['rope_theta']={inner!r} disagree, and "
-            f"the official code would read the former; make them equal in config.json."
-        )
     theta = next((value for value in (inner, rope_theta) if value is not None), _DEFAULT_ROPE_THETA)
     if isinstance(theta, bool) or not isinstance(theta, (int, float)):
         raise ValueError(f"rope_theta must be a number above 1; got {theta!r}.")

@@ -30,6 +30,7 @@ QUANTIZATIONS = ("none", "8bit", "4bit")
 _CONFIG_NAME = "config.json"
 _MODEL_FILES = [_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, "*.safetensors"]
 _MAX_NAMES = 6
+_ATTENTION_NAMES = ("attn_implementation", "_attn_implementation")
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -195,8 +196,11 @@ def _read_config(folder: Path) -> LLaDAConfig:
     if values.get("model_type") != LLaDAConfig.model_type:
         raise ValueError(
             f"{path} says model_type={values.get('model_type')!r}; this model reads "
-            f"{LLaDAConfig.model_type!r} checkpoints only."
+            f"{LLaDAConfig.model_type!r} checkpoints only; causal models run under --model hf_rope."
         )
+    for name in _ATTENTION_NAMES:
+        # How to compute is for this run to say, not for the one that saved the file.
+        values.pop(name, None)
     try:
         return LLaDAConfig(**values)
     except (AttributeError, TypeError, ValueError) as error:

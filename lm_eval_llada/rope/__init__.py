@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from lm_eval_llada.rope.choice import (
-    EXTRA_KEYS,
-    METHODS,
-    ResolvedRope,
-    RopeChoice,
-    describe,
-    resolve,
-)
+from lm_eval_llada.rope.choice import METHODS, RopeChoice
 from lm_eval_llada.rope.formulas import (
     coverage,
     critical_dimension,
@@ -18,6 +11,8 @@ from lm_eval_llada.rope.formulas import (
     predicted_frontier,
     reach,
 )
+from lm_eval_llada.rope.further import EXTRA_KEYS
+from lm_eval_llada.rope.resolved import ResolvedRope, describe, resolve
 
 __all__ = [
     "EXTRA_KEYS",

@@ -180,7 +180,7 @@ def _describe_files(checkpoint: Checkpoint) -> str:
             f"; here rope_method={rope.method} makes rope_theta {checkpoint.config.rope_theta:g} "
             f"(λ = {rope.rope_scale:.4g})"
         )
-    return line
+    return "; ".join([line, *(note.rstrip(".") for note in rope.notes)])
 
 
 def _check_weights(model: LLaDAForMaskedLM) -> Check:

@@ -60,6 +60,18 @@ def test_rope_prints_the_golden_scale(monkeypatch, capsys) -> None:
     assert "32 of 64 rotation pairs" in printed
 
 
+def test_rope_takes_a_file_of_factors(monkeypatch, capsys, tmp_path) -> None:
+    numbers = ("--rope_theta", "5e5", "--head_dim", "8", "--train_length", "4096")
+    path = tmp_path / "factors.csv"
+    path.write_text("1.0\n1.5\n2.5\n4.0\n", encoding="utf-8")
+    longrope = ("--target_length", "131072", "--rope_method", "longrope", "--rope_long_factor")
+    assert call(monkeypatch, "rope", *numbers, *longrope, str(path)) == 0
+    assert "logits of attention by 1.41667" in capsys.readouterr().out
+    exact = ("--rope_attention_factor", "1.0")
+    assert call(monkeypatch, "rope", *numbers, *longrope, str(path), *exact) == 0
+    assert "logits" not in capsys.readouterr().out
+
+
 def test_rope_reads_a_checkpoint(monkeypatch, capsys, random_checkpoint) -> None:
     assert call(monkeypatch, "rope", "--model_args", f"pretrained={random_checkpoint}") == 0
     assert "trained on 128 tokens" in capsys.readouterr().out

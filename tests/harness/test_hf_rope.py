@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lm_eval_llada.harness.hf_rope import RopeLM, causal_rope
+from lm_eval_llada.harness.causal_rope import causal_rope
+from lm_eval_llada.harness.hf_rope import RopeLM
 from lm_eval_llada.rope import RopeChoice, ntk_scale
 from lm_eval_llada.rope.formulas import ntk_fixed_scale
+from tests.helpers.causal_models import random_model, tiny_config
 from tests.helpers.toy_requests import PAIRS, PROMPTS, choices, generations, instance
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
@@ -232,3 +236,97 @@ def test_the_results_say_what_work_was_done_and_where_it_comes_from(build):
     assert info["work"]["tokens_read"] == len(lm.tok_encode("one two three")) - 1
     assert info["work"]["peak_memory_bytes"] > 10**7
     assert info["checkpoint"].startswith("sha256:") and info["machine"]["torch"]
+
+
+FACTORS = ",".join(str(1 + n / 4) for n in range(HEAD_DIM // 2))
+BY_LENGTH = [
+    {"rope_method": "dynamic", "target_length": 512},
+    {"rope_method": "longrope", "target_length": 512, "rope_long_factor": f"[{FACTORS}]"},
+]
+# Within the trained context, just beyond it, far beyond it, and between the two.
+CONTEXTS = ["The rain fell on the old roof. " * count for count in (1, 3, 12, 5)]
+
+
+@pytest.mark.parametrize("args", BY_LENGTH, ids=lambda args: args["rope_method"])
+def test_a_rotation_by_length_is_that_of_each_sequence_alone(build, args):
+    pairs = [(context, " The key is here.") for context in CONTEXTS]
+    alone = [build(**args).loglikelihood(choices([pair]))[0] for pair in pairs]
+    for model in (build(**args), build(**args, batch_size=4), build(**args, batch_size="auto")):
+        assert model.loglikelihood(choices(pairs)) == alone
+        # After a longer one, and after one within the trained context.
+        assert model.loglikelihood(choices(pairs[::-1])) == alone[::-1]
+        assert model.batch_size == 1
+
+
+@pytest.mark.parametrize("args", BY_LENGTH, ids=lambda args: args["rope_method"])
+def test_alone_a_sequence_is_scored_as_transformers_does(build, args):
+    model = build(**args)
+    config = model.model.config
+    for context in CONTEXTS:
+        ids = torch.tensor([model.tok_encode(context)])
+        fresh = LlamaForCausalLM(config).eval()
+        fresh.load_state_dict(model.model.state_dict())
+        with torch.inference_mode():
+            assert torch.equal(model.model(ids).logits, fresh(ids).logits)
+
+
+@pytest.mark.parametrize("args", BY_LENGTH, ids=lambda args: args["rope_method"])
+def test_a_text_has_the_rotation_of_its_prompt_and_room_throughout(build, args):
+    room = 8
+    model = build(**args)
+    texts = model.generate_until(generations(CONTEXTS, gen_length=room))
+    again = build(**args, batch_size=3)
+    assert again.generate_until(generations(CONTEXTS[::-1], gen_length=room)) == texts[::-1]
+    for context, text in zip(CONTEXTS, texts, strict=True):
+        prompt = model.tok_encode(context)
+        ids = list(prompt)
+        # The plain loop: no keys are kept, and every pass has the frequencies of the whole.
+        with torch.inference_mode(), model._own_length.of(len(prompt) + room):
+            for _ in range(room):
+                ids.append(int(model.model(torch.tensor([ids])).logits[0, -1].argmax()))
+                if ids[-1] == 0:
+                    break
+        assert model.tok_decode(ids[len(prompt) :]) == text
+
+
+def test_a_checkpoint_that_is_dynamic_itself_goes_by_length_as_well(build, checkpoint, tmp_path):
+    parameters = {"rope_type": "dynamic", "rope_theta": THETA, "factor": 8.0}
+    model = LlamaForCausalLM.from_pretrained(checkpoint)
+    model.config.rope_parameters = parameters
+    model.save_pretrained(tmp_path)
+    toy_tokenizer().save_pretrained(tmp_path)
+    pairs = [(context, " The key is here.") for context in CONTEXTS]
+    own = build(pretrained=str(tmp_path)).loglikelihood(choices(pairs))
+    assert own == build(**BY_LENGTH[0]).loglikelihood(choices(pairs))
+
+
+def test_partial_rotation_stays_partial_in_a_run(tmp_path):
+    config = tiny_config("gpt_neox", vocab_size=600)
+    random_model(config).save_pretrained(tmp_path)
+    toy_tokenizer().save_pretrained(tmp_path)
+    settings = {"pretrained": str(tmp_path), "device": "cpu"}
+    pairs = choices([(CONTEXTS[1], " The key is here.")])
+    plain = HFLM(**settings).loglikelihood(pairs)
+    assert RopeLM(**settings, rope_scale=1.0).loglikelihood(pairs) == plain
+    scaled = RopeLM(**settings, rope_scale=9.0)
+    assert scaled.loglikelihood(pairs) != plain
+    assert scaled.model.config.rope_parameters["partial_rotary_factor"] == 0.25
+    assert scaled.rope.head_dim == 4
+
+
+@pytest.mark.parametrize("name", ["_attn_implementation", "attn_implementation"])
+def test_the_attention_asked_for_wins_over_that_of_the_config(build, checkpoint, tmp_path, name):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.json"
+    for own in ("eager", "flash_attention_2"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: own}))
+        for rope in ({}, {"rope_scale": 2.0}):
+            model = build(pretrained=str(tmp_path), attn_implementation="sdpa", **rope)
+            assert model.model.config._attn_implementation == "sdpa"
+
+
+def test_a_run_says_what_is_not_as_it_seems(build, caplog):
+    build(rope_method="yarn", target_length=256)
+    assert "yarn multiplies the logits of attention by 1.29" in caplog.text
+    build(rope_method="dynamic", target_length=256, batch_size=4)
+    assert "batch_size=4 is 1 here" in caplog.text

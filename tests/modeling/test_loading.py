@@ -211,3 +211,12 @@ def test_two_tensor_parallel_ranks_give_the_same_logits(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     assert same_tensors(tmp_path / "saved", original)
+
+
+@pytest.mark.parametrize("name", ["_attn_implementation", "attn_implementation"])
+@pytest.mark.parametrize("own", ["eager", "flash_attention_2", "flash_attention_3"])
+def test_how_to_attend_is_not_for_the_config_to_say(folder, name, own):
+    write_config(folder, **{name: own})
+    for asked in ("sdpa", "eager"):
+        model = load_model(folder, device="cpu", attn_implementation=asked)
+        assert model.config._attn_implementation == asked

@@ -30,6 +30,18 @@ def folder(tmp_path) -> Path:
             r"rope_theta=500000.0 and rope_parameters\['rope_theta'\]=1000000.0 disagree",
         ),
         ({"rope_scaling": {"rope_type": "linaer", "factor": 2.0}}, "Did you mean 'linear'"),
+        (
+            {
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+            },
+            "rope_scaling={.*} and rope_parameters={.*} disagree",
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 500000.0, "llama_4_scaling_beta": 0.1}},
+            "rope_parameters holds llama_4_scaling_beta, which the native LLaDA model does not",
+        ),
+        ({"partial_rotary_factor": 0.5}, "rope_parameters holds partial_rotary_factor"),
         ({"rope_theta": 0.5}, "rope_theta must be a finite number above 1"),
         ({"alibi": True}, "alibi=True is not supported"),
         ({"block_group_size": 2}, "block_group_size=2 is not supported"),
@@ -39,7 +51,7 @@ def folder(tmp_path) -> Path:
         ({"mask_token_id": 60}, "mask_token_id=60 is outside the 60 tokens"),
         ({"n_layers": 0}, "n_layers must be a whole number of at least 1"),
         ({"head_dim": 16}, "head_dim=16 is not d_model / n_heads = 8"),
-        ({"model_type": "llama"}, "model_type='llama'; this model reads 'llada'"),
+        ({"model_type": "llama"}, "model_type='llama'; this model reads 'llada'.*--model hf_rope"),
     ],
 )
 def test_a_config_that_cannot_be_run_is_an_error_naming_the_file(folder, changes, message):

@@ -127,3 +127,32 @@ def test_an_extended_checkpoint_is_not_scaled_again_unless_forced():
     assert apply_rope(once, RopeChoice())[0].rope_theta == 4e4
     twice, _ = apply_rope(once, RopeChoice(scale=2.0, force=True))
     assert (twice.rope_theta, twice.rope_scale, once.rope_theta) == (8e4, 8.0, 4e4)
+
+
+@pytest.mark.parametrize("kind", ["yarn", "longrope", "llama3"])
+def test_the_trained_context_of_a_stretched_config_is_what_was_stretched(kind):
+    keys = {"factor": 4.0, "original_max_position_embeddings": 24}
+    keys |= {
+        "longrope": {"long_factor": [2.0] * 4, "short_factor": [1.0] * 4},
+        "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    }.get(kind, {})
+    parameters = {"rope_type": kind, "rope_theta": 1e4, **keys}
+    sizes = {**SIZES, "max_sequence_length": 96, "rope_theta": None}
+    config = LLaDAConfig(**sizes, rope_parameters=parameters)
+    assert config.train_length == 24
+    assert apply_rope(config, RopeChoice())[1].train_length == 24
+    assert LLaDAConfig(**config.to_dict()).train_length == 24
+    assert LLaDAConfig(**sizes, rope_parameters=parameters, train_length=48).train_length == 48
+
+
+def test_longrope_leaves_short_prompts_alone_at_an_attention_factor_of_one():
+    plain = make_model()
+    ids = tokens(2, 20)
+    expected = plain(ids).logits
+    for further, same in (({}, False), ({"attention_factor": 1.0}, True)):
+        extra = {"long_factor": [2.0] * 6, **further}
+        choice = RopeChoice("longrope", target_length=128, train_length=24, extra=extra)
+        config, _ = apply_rope(LLaDAConfig(**plain.config.to_dict()), choice)
+        model = LLaDAForMaskedLM(config).eval()
+        model.load_state_dict(plain.state_dict())
+        assert torch.equal(model(ids).logits, expected) is same

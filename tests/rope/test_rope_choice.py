@@ -244,7 +244,11 @@ def test_a_wrong_choice_stops_with_its_reason(arguments, message):
         ("yarn", {"truncate": 1}, "truncate must be true or false"),
         ("yarn", {"attention_factor": -1}, "attention_factor must be a number > 0"),
         ("llama3", {"high_freq_factor": 0.5}, "must be greater than low_freq_factor"),
-        ("longrope", {"long_factor": 4}, "long_factor must be a list of numbers; got 4"),
+        (
+            "longrope",
+            {"long_factor": 4},
+            "long_factor must be a list of numbers or a file that holds it; got 4",
+        ),
         ("longrope", {"long_factor": [1, 0]}, "long_factor[1] must be a number > 0; got 0"),
     ],
 )

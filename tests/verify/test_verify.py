@@ -141,6 +141,11 @@ def test_a_rotation_that_the_published_code_lacks_is_not_compared(folder):
     assert (check.outcome, "'linear'" in check.detail) == (SKIPPED, True)
 
 
+def test_what_a_method_does_to_short_prompts_is_said(folder):
+    more = {"rope_method": "yarn", "target_length": 256}
+    assert "yarn multiplies the logits" in checks_of(folder, **more)["files"].detail
+
+
 def test_disagreeing_rope_fields_fail_and_end_the_checks(folder):
     values = {**OFFICIAL_CONFIG, **SIZES, "rope_parameters": {"rope_theta": 1e6}}
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
