@@ -28,6 +28,10 @@ from lm_eval_llada.cli import prefetch as prefetch_command
 from lm_eval_llada.cli import report as report_command
 from lm_eval_llada.cli import rope as rope_command
 from lm_eval_llada.cli import verify as verify_command
+from lm_eval_llada.cli.commit import quiet_commit
+from lm_eval_llada.cli.run_checks import check_run, explain_ranks
+from lm_eval_llada.cli.task_errors import explain_missing
+from lm_eval_llada.cli.typed import check_quotes, given_values
 from lm_eval_llada.engine import preemption
 from lm_eval_llada.engine.answers import ANSWERS_DIR
 from lm_eval_llada.rope import ResolvedRope
@@ -68,6 +72,7 @@ class CommandLine(HarnessCLI):
         plan_command.add_parser(self._subparsers)
         verify_command.add_parser(self._subparsers)
         prefetch_command.add_parser(self._subparsers)
+        check_quotes(self._parser)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; without a command they are those of `run`.
@@ -86,7 +91,8 @@ def main() -> int:
 
     Returns:
         0, or 1 after one sentence on stderr that says what is wrong, or `preemption.EXIT_CODE`
-        where SIGTERM ended the run and the same command goes on with it.
+        where SIGTERM or Ctrl-C ended the run and the same command goes on with it, or 130 after a
+        Ctrl-C with nothing to go on from.
     """
     _quieten()
     try:
@@ -94,6 +100,9 @@ def main() -> int:
     except preemption.Preempted as stop:
         print(f"lm-eval-llada: {stop}", file=sys.stderr)
         return preemption.EXIT_CODE
+    except KeyboardInterrupt:
+        print("lm-eval-llada: stopped by Ctrl-C.", file=sys.stderr)
+        return preemption.INTERRUPTED
     except (ValueError, ImportError, OSError, MemoryError) as error:
         if os.environ.get(DEBUG) == "1":
             raise
@@ -128,9 +137,12 @@ def run(arguments: Sequence[str]) -> None:
             namespace.include_path = _include_paths(namespace.include_path)
         if getattr(namespace, "command", None) == "run":
             preemption.watch()
+        include_path = _include_paths(getattr(namespace, "include_path", None))
         try:
-            with _kept_answers(getattr(namespace, "output_path", None)):
+            with _kept_answers(getattr(namespace, "output_path", None)), quiet_commit():
                 command_line.execute(namespace)
+        except ValueError as error:
+            raise explain_ranks(explain_missing(error, include_path)) from error
         finally:
             _leave_ranks()
 
@@ -145,20 +157,15 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     Raises:
         ValueError: If model_args are wrong or the checkpoint cannot be read.
     """
-    from lm_eval.config.evaluate_config import EvaluatorConfig
-    from lm_eval.utils import simple_parse_args_string
-
-    config = EvaluatorConfig.load_yaml_config(namespace.config) if namespace.config else {}
-    given = {**config, **{k: v for k, v in vars(namespace).items() if v is not None}}
+    given = given_values(namespace)
     namespace.model = given.get("model") or _OUR_MODEL
     namespace.include_path = _include_paths(given.get("include_path"))
     model_args = given.get("model_args") or {}
-    if isinstance(model_args, str):
-        model_args = simple_parse_args_string(model_args)
     metadata = _metadata(given)
     if metadata:
         namespace.metadata = metadata
     tasks = _task_names(given.get("tasks"))
+    check_run(given, tasks, namespace.include_path)
     if namespace.model in _PROTOCOL_MODELS:
         filled = fill_protocols(tasks, model_args, _changes(given))
         model_args = namespace.model_args = filled.model_args

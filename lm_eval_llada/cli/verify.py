@@ -95,9 +95,9 @@ def _model_args(namespace: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If one came both ways.
     """
-    from lm_eval.utils import simple_parse_args_string
+    from lm_eval_llada.engine.argument_text import read_pairs
 
-    given = simple_parse_args_string(",".join(namespace.given))
+    given = read_pairs(",".join(namespace.given), "the arguments")
     named = namespace.model_args or {}
     if twice := sorted(given.keys() & named.keys()):
         raise ValueError(f"{', '.join(twice)} came both with and without --model_args; give one.")

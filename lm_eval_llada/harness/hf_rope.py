@@ -18,11 +18,11 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
-from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, PreTrainedConfig
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.provenance import origin, peak_memory_bytes
+from lm_eval_llada.engine.argument_text import check_texts, read_pairs
 from lm_eval_llada.engine.arguments import (
     ModelArguments,
     parse_model_args,
@@ -95,7 +95,7 @@ class RopeLM(HFLM):
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> RopeLM:
         """As `create_from_arg_obj`, from `name=value,name=value`."""
-        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+        return cls.create_from_arg_obj(read_pairs(arg_string, "model_args"), additional_config)
 
     @property
     def max_length(self) -> int:
@@ -313,6 +313,7 @@ def _split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
             raise unknown_name("model_args", name, (*shared, *sorted(theirs)))
     own = {name: value for name, value in model_args.items() if name in shared}
     rest = {name: value for name, value in model_args.items() if name in theirs}
+    check_texts(rest, HFLM.__init__)
     if "pretrained" not in rest:
         raise ValueError("--model hf_rope needs pretrained=<causal model> among model_args.")
     return own, rest

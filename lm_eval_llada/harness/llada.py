@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook, TemplateLM
-from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
 from lm_eval_llada.checkpoints.provenance import origin
 from lm_eval_llada.engine.answers import Answer, AnswerStore
+from lm_eval_llada.engine.argument_text import read_pairs
 from lm_eval_llada.engine.arguments import (
     ModelArguments,
     answer_fingerprint,
@@ -87,7 +87,7 @@ class LLaDALM(TemplateLM):
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> LLaDALM:
         """As `create_from_arg_obj`, from `name=value,name=value`."""
-        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+        return cls.create_from_arg_obj(read_pairs(arg_string, "model_args"), additional_config)
 
     @cached_property
     def runner(self) -> Runner:

@@ -101,7 +101,7 @@ def plan_run(config: EvaluatorConfig, arguments: ModelArguments) -> RunPlan:
     planned: dict[str, TaskPlan] = {}
     missing = []
     for name in names:
-        for task, settings in _leaves(manager, name).items():
+        for task, settings in leaves(manager, name).items():
             if task in planned:
                 continue
             if settings is None:
@@ -128,22 +128,23 @@ def _find_tasks(config: EvaluatorConfig) -> tuple[TaskManager, list[str]]:
             include_defaults=include_defaults,
             metadata=config.metadata,
         )
-        found = {name: _matches(manager, name) for name in wanted}
-        missing = [name for name, matches in found.items() if not matches]
+        found = {name: matches(manager, name) for name in wanted}
+        missing = [name for name, names in found.items() if not names]
         if wanted and not missing:
             return manager, list(dict.fromkeys(name for names in found.values() for name in names))
-    raise ValueError(
-        f"Tasks not found: {', '.join(missing)}." if missing else "--tasks names no task."
-    )
+    if not missing:
+        raise ValueError("--tasks names no task.")
+    raise ValueError(f"Tasks not found: {', '.join(missing)}")
 
 
-def _matches(manager: TaskManager, name: str) -> list[str]:
+def matches(manager: TaskManager, name: str) -> list[str]:
+    """The tasks, groups and tags of a name or pattern; the path of a task file."""
     if name.endswith((".yaml", ".yml")):
         return [str(Path(name).absolute())] if Path(name).is_file() else []
     return manager.match_tasks([name])
 
 
-def _leaves(manager: TaskManager, name: str) -> dict[str, dict[str, Any] | None]:
+def leaves(manager: TaskManager, name: str) -> dict[str, dict[str, Any] | None]:
     """The tasks of a task, group or tag, each with its file's settings; None for foreign ones."""
     if name.endswith((".yaml", ".yml")):
         from lm_eval.tasks._yaml_loader import load_yaml
@@ -164,7 +165,7 @@ def _leaves(manager: TaskManager, name: str) -> dict[str, dict[str, Any] | None]
     if not all(isinstance(member, str) for member in members) or set(settings) - known:
         # Members that the group changes can only be built with it.
         return {name: None}
-    return {task: leaf for one in members for task, leaf in _leaves(manager, one).items()}
+    return {task: leaf for one in members for task, leaf in leaves(manager, one).items()}
 
 
 def _kind(settings: Mapping[str, Any]) -> str | None:

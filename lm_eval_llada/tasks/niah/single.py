@@ -32,6 +32,7 @@ from lm_eval_llada.tasks.niah.placing import (
     fill,
     insert,
 )
+from lm_eval_llada.tasks.output_length import output_length
 from lm_eval_llada.tasks.settings import generation_settings, own_settings
 from lm_eval_llada.tasks.text.haystacks import corpus, haystack_pieces
 from lm_eval_llada.tasks.token_counts import (
@@ -275,9 +276,8 @@ def _corpus_text(haystack: str, data_dir: str | Path | None, revision: str) -> s
 
 
 def _output_length(generation: Mapping[str, Any]) -> int:
-    for name in ("gen_length", "max_gen_toks"):
-        if name in generation:
-            return generation[name]
+    if (length := output_length(generation)) is not None:
+        return length
     raise ValueError(
         "metadata of a NIAH task must repeat its generation_kwargs with gen_length, as in "
         "'generation_kwargs: &generation {gen_length: 16, ...}' and, under metadata, "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from lm_eval_llada.tasks.output_length import output_length
 from lm_eval_llada.tasks.prompts import ruler_template
 from lm_eval_llada.tasks.ruler.draft import Maker
 from lm_eval_llada.tasks.ruler.fitting import fit
@@ -219,9 +220,8 @@ def _sample(
 
 
 def _output_length(generation: Mapping[str, Any]) -> int:
-    for name in ("gen_length", "max_gen_toks"):
-        if name in generation:
-            return generation[name]
+    if (length := output_length(generation)) is not None:
+        return length
     raise ValueError(
         "metadata of a RULER task must give output_budget, or repeat its generation_kwargs with "
         "gen_length, as in 'generation_kwargs: &generation {gen_length: 128, ...}' and, under "
