@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import jinja2
 from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
 from transformers import PreTrainedTokenizerBase
 
+from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling import LLaDAConfig
 from lm_eval_llada.tasks.token_counts import load_tokenizer
 
@@ -53,6 +54,7 @@ class Tokenization:
         if add_bos_token and self.tokenizer.bos_token_id is None:
             raise ValueError(f"add_bos_token=true, but the tokenizer of {name!r} has no BOS token.")
         self._add_bos_token = add_bos_token
+        self._template: str | None = None
         ends = _listed_ids(config.eos_token_id) + _listed_ids(self.tokenizer.eos_token_id)
         self.eos_token_id = ends[0] if ends else None
         ends += _listed_ids(self.tokenizer.get_added_vocab().get(_END_OF_TURN))
@@ -191,6 +193,19 @@ class Tokenization:
         tokens, ids = self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids
         return dict(zip(tokens, ids, strict=True))
 
+    def choose_template(self, name: str | None) -> str:
+        """The chat template of a name, which chat prompts are in from now on.
+
+        Args:
+            name: One of the tokenizer's templates; None for its only or its default one.
+
+        Raises:
+            ValueError: If there is no such template, or none, or several and no default.
+        """
+        template = chosen_template(self.tokenizer, name)
+        self._template = template
+        return template
+
     def chat_prompt(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         """A conversation as the model was trained to see it.
 
@@ -198,18 +213,18 @@ class Tokenization:
             messages: Roles and contents.
             add_generation_prompt: Whether to open the assistant's turn. False continues the last
                 message instead of closing it: the harness puts a task's `gen_prefix` there.
+                Templates that trim a message trim that one too, so a prefix keeps no blank or
+                newline at its end under them.
 
         Raises:
-            ValueError: If the tokenizer has no chat template, or it refuses the conversation.
+            ValueError: If the tokenizer has no chat template, or it refuses the conversation or
+                loses a message.
         """
-        if self.tokenizer.chat_template is None:
-            raise ValueError(
-                f"The tokenizer {self.tokenizer.name_or_path!r} has no chat template; run without "
-                "--apply_chat_template, as is right for a base model."
-            )
+        template = self._template or chosen_template(self.tokenizer, None)
         try:
             prompt = self.tokenizer.apply_chat_template(
                 messages,
+                chat_template=template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
@@ -220,7 +235,56 @@ class Tokenization:
             raise ValueError(
                 f"The chat template refuses messages with the roles {roles}: {error}"
             ) from error
+        check_messages_kept(str(prompt), messages)
         return str(prompt)
+
+
+def chosen_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> str:
+    """A tokenizer's chat template of a name; None for its only or its default one.
+
+    Raises:
+        ValueError: If there is no such template, or none, or several and no default.
+    """
+    templates: Any = tokenizer.chat_template
+    if templates is None:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has no chat template; run without "
+            "--apply_chat_template, as is right for a base model."
+        )
+    if isinstance(templates, str):
+        if name not in (None, "default"):
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} has one chat template, without a name; "
+                f"got --apply_chat_template {name}. Leave the name out."
+            )
+        return templates
+    if name is None and "default" not in templates:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has several chat templates and no default; "
+            f"name one by --apply_chat_template: {', '.join(sorted(templates))}."
+        )
+    if name is not None and name not in templates:
+        raise unknown_choice("--apply_chat_template", name, sorted(templates))
+    return str(templates[name or "default"])
+
+
+def check_messages_kept(prompt: str, messages: Sequence[Mapping[str, str]]) -> None:
+    """Refuse a prompt that has lost a message, as from a template for contents in parts.
+
+    Args:
+        prompt: What a chat template made.
+        messages: Roles and contents; white space around a content may be lost.
+
+    Raises:
+        ValueError: If the text of a message is not in the prompt.
+    """
+    for message in messages:
+        if message["content"].strip() not in prompt:
+            raise ValueError(
+                f"The chat template makes a prompt without the text of the {message['role']} "
+                f"message, {message['content'].strip()[:40]!r}; it may want contents in parts, or "
+                "be empty. Use another template, or run without --apply_chat_template."
+            )
 
 
 def checked_mask_token(tokenizer: PreTrainedTokenizerBase, config: LLaDAConfig, name: str) -> int:

@@ -30,8 +30,10 @@ from lm_eval_llada.engine.arguments import (
     unknown_name,
     with_run_settings,
 )
-from lm_eval_llada.engine.fingerprints import fingerprint, own_keys
+from lm_eval_llada.engine.fingerprints import fingerprint, own_keys, refuse_random_cache
 from lm_eval_llada.engine.requests import causal_generation, fit_prompt
+from lm_eval_llada.engine.tokenization import check_messages_kept, chosen_template
+from lm_eval_llada.errors import real_from
 from lm_eval_llada.harness.runlog import RunLog
 from lm_eval_llada.rope import (
     ResolvedRope,
@@ -122,9 +124,12 @@ class RopeLM(HFLM):
             ValueError: If a prompt is too long and may not be cut.
         """
         plain, longest = [], 1
+        hook: CacheHook = self.cache_hook  # type: ignore[has-type]
         for request in requests:
             context, gen_kwargs = request.args
             kwargs = causal_generation(gen_kwargs, _DEFAULT_GEN_LENGTH)
+            is_random = (real_from(kwargs.get("temperature")) or 0) > 0
+            refuse_random_cache(hook, gen_kwargs, is_random=is_random)
             length = kwargs["max_gen_toks"]
             # There is no next token of nothing.
             ids = self.tok_encode(context) or [self.prefix_token_id]
@@ -132,18 +137,38 @@ class RopeLM(HFLM):
             self._prompts[context, length] = prompt
             longest = max(longest, len(prompt) + length)
             plain.append(dataclasses.replace(request, arguments=(context, kwargs), resps=[]))
-        cache_hook: CacheHook = self.cache_hook  # type: ignore[has-type]
         self.cache_hook = CacheHook(None)
         try:
             with self._room_for(longest), self._timed():
                 texts = super().generate_until(plain, disable_tqdm)
         finally:
-            self.cache_hook = cache_hook
+            self.cache_hook = hook
             self._prompts.clear()
         for request, text in zip(requests, texts, strict=True):
             # Under the request as the task wrote it, which is what the harness looks up.
-            cache_hook.add_partial("generate_until", request.args, text)
+            hook.add_partial("generate_until", request.args, text)
         return texts
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template that conversations are put into: the named one, or the default for True."""
+        if not chat_template:
+            return None
+        name = chat_template if isinstance(chat_template, str) else None
+        self.tokenizer.chat_template = chosen_template(self.tokenizer, name)
+        return str(self.tokenizer.chat_template)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as a prompt.
+
+        Raises:
+            ValueError: If the template loses the text of a message.
+        """
+        chosen_template(self.tokenizer, None)
+        prompt = super().apply_chat_template(chat_history, add_generation_prompt)
+        check_messages_kept(prompt, chat_history)
+        return prompt
 
     def tok_batch_encode(
         self,

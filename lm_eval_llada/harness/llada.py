@@ -27,7 +27,7 @@ from lm_eval_llada.engine.arguments import (
 )
 from lm_eval_llada.engine.batching import Progress
 from lm_eval_llada.engine.dispatch import Dispatcher
-from lm_eval_llada.engine.fingerprints import own_keys
+from lm_eval_llada.engine.fingerprints import own_keys, refuse_random_cache
 from lm_eval_llada.engine.jobs import Job, JobMaker, Runs, score_of
 from lm_eval_llada.engine.ranks import choose_device, join_ranks, place_of_process
 from lm_eval_llada.engine.requests import RequestSeeds, content_seed, fit_prompt, plan_generation
@@ -233,6 +233,7 @@ class LLaDALM(TemplateLM):
         context, gen_kwargs = request.args
         task, sample = _task_and_sample(request)
         plan = plan_generation(gen_kwargs, self.arguments.sampling)
+        refuse_random_cache(self.cache_hook, gen_kwargs, is_random=plan.options.is_random)
         self._log.saw_plan(task, plan)
         prompt = _ids(
             self._fitted(request, self.tok_encode(context), [0] * plan.options.gen_length)
@@ -278,6 +279,13 @@ class LLaDALM(TemplateLM):
     ) -> str:
         """A conversation as a prompt; see `Tokenization.chat_prompt`."""
         return self._text.chat_prompt(chat_history, add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template that conversations are put into: the named one, or the default for True."""
+        if not chat_template:
+            return None
+        name = chat_template if isinstance(chat_template, str) else None
+        return self._text.choose_template(name)
 
     @property
     def tokenizer_name(self) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lm_eval_llada.engine import preemption
 from lm_eval_llada.modeling import find_config
 from lm_eval_llada.posttrain.estimate import estimate, this_machine
 from lm_eval_llada.posttrain.model import extended_config
@@ -15,7 +16,7 @@ from lm_eval_llada.rope import describe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence on what is wrong.
+    """Exit code: 0, 1 after one sentence on what is wrong, or `preemption.EXIT_CODE` if stopped.
 
     Args:
         argv: arguments; those of the process if None.
@@ -29,7 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Here, so that a dry run needs none of it.
             from lm_eval_llada.posttrain.trainer import run
 
+            preemption.watch()
             run(options)
+    except preemption.Preempted as stop:
+        print(stop, file=sys.stderr)
+        return preemption.EXIT_CODE
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C.", file=sys.stderr)
+        return preemption.INTERRUPTED
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -185,7 +185,7 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
         ValueError: If the file cannot be read as such results.
     """
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"Cannot read results from {str(path)!r}: {error}") from error
     return run_from_results(results, label)

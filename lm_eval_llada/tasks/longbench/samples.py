@@ -239,7 +239,7 @@ def _is_list_of_texts(value: Any) -> bool:
 
 
 def _line_number(path: Path, place: int) -> int:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         return [number for number, line in enumerate(lines, start=1) if line.strip()][place]
 
 
@@ -275,7 +275,7 @@ def _holds(dataset: str) -> Callable[[Path], bool]:
         if path.stem.endswith("_e"):
             return False
         try:
-            with path.open(encoding="utf-8") as lines:
+            with path.open(encoding="utf-8-sig") as lines:
                 row = json.loads(next((line for line in lines if line.strip()), ""))
         except ValueError:
             return False
