@@ -235,8 +235,8 @@ def _metadata(given: dict[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     if gen_kwargs := given.get("gen_kwargs"):
         metadata["gen_kwargs"] = gen_kwargs
-    if given.get("apply_chat_template"):
-        metadata["apply_chat_template"] = True
+    if template := given.get("apply_chat_template"):
+        metadata["apply_chat_template"] = template
     return {**metadata, **(given.get("metadata") or {})}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,8 +11,8 @@ import jinja2
 from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
 from transformers import PreTrainedTokenizerBase
 
-from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling import LLaDAConfig
+from lm_eval_llada.tasks.chat_templates import check_messages_kept, chosen_template
 from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 # The end of a turn in LLaDA's chat format; the model's own `eos_token_id` is the end of a text.
@@ -237,54 +237,6 @@ class Tokenization:
             ) from error
         check_messages_kept(str(prompt), messages)
         return str(prompt)
-
-
-def chosen_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> str:
-    """A tokenizer's chat template of a name; None for its only or its default one.
-
-    Raises:
-        ValueError: If there is no such template, or none, or several and no default.
-    """
-    templates: Any = tokenizer.chat_template
-    if templates is None:
-        raise ValueError(
-            f"The tokenizer {tokenizer.name_or_path!r} has no chat template; run without "
-            "--apply_chat_template, as is right for a base model."
-        )
-    if isinstance(templates, str):
-        if name not in (None, "default"):
-            raise ValueError(
-                f"The tokenizer {tokenizer.name_or_path!r} has one chat template, without a name; "
-                f"got --apply_chat_template {name}. Leave the name out."
-            )
-        return templates
-    if name is None and "default" not in templates:
-        raise ValueError(
-            f"The tokenizer {tokenizer.name_or_path!r} has several chat templates and no default; "
-            f"name one by --apply_chat_template: {', '.join(sorted(templates))}."
-        )
-    if name is not None and name not in templates:
-        raise unknown_choice("--apply_chat_template", name, sorted(templates))
-    return str(templates[name or "default"])
-
-
-def check_messages_kept(prompt: str, messages: Sequence[Mapping[str, str]]) -> None:
-    """Refuse a prompt that has lost a message, as from a template for contents in parts.
-
-    Args:
-        prompt: What a chat template made.
-        messages: Roles and contents; white space around a content may be lost.
-
-    Raises:
-        ValueError: If the text of a message is not in the prompt.
-    """
-    for message in messages:
-        if message["content"].strip() not in prompt:
-            raise ValueError(
-                f"The chat template makes a prompt without the text of the {message['role']} "
-                f"message, {message['content'].strip()[:40]!r}; it may want contents in parts, or "
-                "be empty. Use another template, or run without --apply_chat_template."
-            )
 
 
 def checked_mask_token(tokenizer: PreTrainedTokenizerBase, config: LLaDAConfig, name: str) -> int:

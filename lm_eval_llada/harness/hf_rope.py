@@ -32,7 +32,6 @@ from lm_eval_llada.engine.arguments import (
 )
 from lm_eval_llada.engine.fingerprints import fingerprint, own_keys, refuse_random_cache
 from lm_eval_llada.engine.requests import causal_generation, fit_prompt
-from lm_eval_llada.engine.tokenization import check_messages_kept, chosen_template
 from lm_eval_llada.errors import real_from
 from lm_eval_llada.harness.runlog import RunLog
 from lm_eval_llada.rope import (
@@ -40,6 +39,7 @@ from lm_eval_llada.rope import (
     RopeChoice,
     resolve,
 )
+from lm_eval_llada.tasks.chat_templates import check_messages_kept, chosen_template
 
 # Taken by transformers' from_pretrained, to which the harness hands on what it does not know.
 _LOADING_NAMES = ("attn_implementation", "device_map", "load_in_4bit", "load_in_8bit")

@@ -181,10 +181,8 @@ class LLaDAConfig(PreTrainedConfig):
         """All settings as plain values, `rope_theta` at the top level as well."""
         return {**super().to_dict(), "rope_theta": self.rope_theta}
 
-    def save_pretrained(
-        self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
-        """Writes `config.json`; an `auto_map` stays as far as the files it names can come along."""
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Writes `config.json`; of an `auto_map` what has its files there, or brings them along."""
         saved = self
         if auto_map := getattr(self, "auto_map", None):
             folder = Path(save_directory)

@@ -61,7 +61,7 @@ class LongBenchOptions:
     num_samples: int | None = None
     length_unit: str = "model"
     add_bos_token: bool = False
-    apply_chat_template: bool = False
+    apply_chat_template: bool | str = False
     template: str | None = None
     data_dir: str | Path | None = None
     hub_revision: str = HUB_REVISION
@@ -113,7 +113,7 @@ def build_longbench(
         tokenizer,
         checked.length_unit,
         add_bos_token=checked.add_bos_token,
-        apply_chat_template=checked.apply_chat_template and prompt.chat_template,
+        apply_chat_template=prompt.chat_template and checked.apply_chat_template,
     )
     documents = longbench_documents(dataset, checked.data_dir, checked.hub_revision)
     wanted = len(documents) if checked.num_samples is None else checked.num_samples

@@ -56,7 +56,7 @@ class NiahOptions:
     seed: int = 2025
     length_unit: str = "model"
     add_bos_token: bool = False
-    apply_chat_template: bool = False
+    apply_chat_template: bool | str = False
     data_dir: str | Path | None = None
     hub_revision: str = HUB_REVISION
 

@@ -70,7 +70,7 @@ class RulerOptions:
     seed: int = 2025
     length_unit: str = "model"
     add_bos_token: bool = False
-    apply_chat_template: bool = False
+    apply_chat_template: bool | str = False
     answer_newline: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     template: str | None = None
@@ -89,7 +89,7 @@ class RulerOptions:
             raise unknown_choice("length_unit", self.length_unit, LENGTH_UNITS)
         for name, least in (("length", 1), ("gen_length", 1), ("num_samples", 1), ("seed", 0)):
             require_whole(name, getattr(self, name), least)
-        for name in ("add_bos_token", "apply_chat_template", "answer_newline"):
+        for name in ("add_bos_token", "answer_newline"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false; got {getattr(self, name)!r}.")
         if not isinstance(self.settings, Mapping):
