@@ -303,13 +303,8 @@ def _check_layout(trainer: PosttrainTrainer, options: PosttrainOptions) -> None:
             f"One process sees {trainer.args.n_gpu} GPUs; start one for each: accelerate launch "
             f"--num_processes {trainer.args.n_gpu} -m lm_eval_llada.posttrain ..."
         )
-    if options.training.get("fsdp") and not _is_fsdp(trainer) and trainer.is_world_process_zero():
-        print(
-            f"training.fsdp={options.training['fsdp']!r} is not in force: "
-            f"{trainer.accelerator.distributed_type.value} holds the whole model on each rank. "
-            "FSDP takes several ranks on accelerators.",
-            flush=True,
-        )
+    if trainer.is_world_process_zero() and (line := _fsdp_line(trainer, options)):
+        print(line, flush=True)
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if is_sharded and options.data.strategy == "adaptive" and runs_by_document(options):
         raise ValueError(
@@ -319,9 +314,15 @@ def _check_layout(trainer: PosttrainTrainer, options: PosttrainOptions) -> None:
         )
 
 
-def _is_fsdp(trainer: PosttrainTrainer) -> bool:
-    """Whether accelerate shards, which it can leave without a word where Trainer believes it."""
-    return trainer.accelerator.distributed_type == DistributedType.FSDP
+def _fsdp_line(trainer: PosttrainTrainer, options: PosttrainOptions) -> str | None:
+    """What to say where accelerate, without a word, does not shard though it was asked to."""
+    asked, found = options.training.get("fsdp"), trainer.accelerator.distributed_type
+    if not asked or found == DistributedType.FSDP:
+        return None
+    return (
+        f"training.fsdp={asked!r} is not in force: under {found.value} each rank holds the whole "
+        "model. FSDP takes several ranks on accelerators."
+    )
 
 
 def save_result(trainer: PosttrainTrainer, options: PosttrainOptions) -> None:

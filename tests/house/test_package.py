@@ -113,3 +113,14 @@ def test_the_installed_command_runs_a_task_on_the_shipped_model(
     results = json.loads(path.read_text())
     assert results["n-samples"]["niah_tiny"]["effective"] == 2
     assert 0 <= results["results"]["niah_tiny"]["score,none"] <= 100
+
+
+def test_the_floors_that_are_tested_are_those_that_are_promised() -> None:
+    root = Path(__file__).resolve().parents[2]
+    promised = (root / "pyproject.toml").read_text(encoding="utf-8")
+    floors = (root / "constraints-floors.txt").read_text(encoding="utf-8")
+    ours = floors.split("# The newest")[0]
+    pins = [line for line in ours.splitlines() if "==" in line]
+    assert len(pins) == 5
+    for pin in pins:
+        assert f'"{pin.replace("==", ">=").removesuffix(".0")}"' in promised
