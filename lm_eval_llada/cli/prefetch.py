@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +116,9 @@ def _print_failures(items: Sequence[Item]) -> None:
     failed: dict[str, list[str]] = {}
     for item in items:
         if item.error is not None:
-            failed.setdefault(item.error, []).append(item.what)
+            # The task is among the names in front.
+            reason = re.sub(r"RULER's \w+: ", "", item.error)
+            failed.setdefault(reason, []).append(item.what)
     for error, whats in failed.items():
         print(f"FAIL  {', '.join(whats)}: {error}", flush=True)
 

@@ -262,6 +262,7 @@ def test_equal_failures_are_one_line(monkeypatch, capsys):
     def fetch(self):
         yield from (Item(f"task {name}", error="OSError: no network") for name in "abc")
         yield Item("task d", error="OSError: disk full")
+        yield from (Item(f"task ruler_{n}", error=f"OSError: RULER's {n}: gone") for n in "xy")
 
     monkeypatch.setattr("lm_eval_llada.plan.prefetching.TaskFiles.fetch", fetch)
     with pytest.raises(SystemExit):
@@ -270,6 +271,7 @@ def test_equal_failures_are_one_line(monkeypatch, capsys):
     assert failures == [
         "FAIL  task a, task b, task c: OSError: no network",
         "FAIL  task d: OSError: disk full",
+        "FAIL  task ruler_x, task ruler_y: OSError: gone",
     ]
 
 
