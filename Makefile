@@ -7,6 +7,7 @@
 #                 smaller CPU build, let PIP_EXTRA_INDEX_URL point at the CPU package index that
 #                 PyTorch's install page names, and set TORCH=torch==2.13.0+cpu
 #   CONSTRAINTS   /dev/null takes the newest versions instead of the tested ones (Python 3.10 has to)
+#   FLOORS_VENV   environment of `make test-floors`, apart from the others
 #   WORKERS       number of test processes
 #   DEMO_ARGS     arguments for the demo; see $(VENV)/bin/lm-eval-llada demo --help
 
@@ -18,11 +19,12 @@ TORCH ?= torch==2.13.0
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= auto
 DEMO_ARGS ?=
+FLOORS_VENV ?= .venv-floors
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: help demo figure1 bench test test-slow test-gpu lint clean
+.PHONY: help demo figure1 bench test test-slow test-gpu test-floors lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +34,7 @@ help:
 	@echo 'make test       all tests but the slow ones'
 	@echo 'make test-slow  the slow tests'
 	@echo 'make test-gpu   the tests that need a CUDA device'
+	@echo 'make test-floors the oldest versions that pyproject.toml allows: parity tests and niah_tiny'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make clean      remove $(VENV) and what tools leave behind'
 
@@ -53,13 +56,25 @@ test-slow: $(VENV)/.installed-dev
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu
 
+# Some of the tested versions ask for newer ones than the floors, hence their pins without those.
+test-floors: constraints.txt constraints-floors.txt
+	@test -x $(FLOORS_VENV)/bin/python || $(PYTHON) -m venv $(FLOORS_VENV)
+	@cut -d= -f1 constraints-floors.txt | grep -v '^#' > $(FLOORS_VENV)/names
+	@grep -v -i -w -f $(FLOORS_VENV)/names constraints.txt > $(FLOORS_VENV)/constraints.txt
+	@cat constraints-floors.txt >> $(FLOORS_VENV)/constraints.txt
+	@$(MAKE) --no-print-directory VENV=$(FLOORS_VENV) CONSTRAINTS=$(FLOORS_VENV)/constraints.txt \
+	    $(FLOORS_VENV)/.installed-floors
+	$(FLOORS_VENV)/bin/python -m pytest -q tests/diffusion/test_parity.py tests/modeling \
+	    tests/harness
+	$(FLOORS_VENV)/bin/python -m lm_eval_llada --tasks niah_tiny --limit 4
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FLOORS_VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find lm_eval_llada tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra. Torch goes first and alone, so that TORCH decides its build.

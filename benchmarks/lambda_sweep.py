@@ -26,10 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval.utils import simple_parse_args_string
-
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.cli.demo import write_tasks
+from lm_eval_llada.engine.argument_text import read_pairs
 from lm_eval_llada.errors import require_whole
 from lm_eval_llada.harness.processes import run_evaluations
 from lm_eval_llada.modeling import load_config
@@ -191,7 +190,7 @@ def check_settings(path: Path, model_args: str, plan: Mapping[int, int]) -> None
     content = json.loads(path.read_text(encoding="utf-8"))
     tasks = [config["metadata"] for config in content["configs"].values()]
     wanted = {
-        "model_args": model_arguments({"model_args": simple_parse_args_string(model_args)}),
+        "model_args": model_arguments({"model_args": read_pairs(model_args, "--model_args")}),
         "repeats": dict(plan),
     }
     found = {

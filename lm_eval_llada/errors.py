@@ -6,6 +6,9 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any
+
+_EXACT = 2**53  # up to here every whole number is a float of its own
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -81,6 +84,34 @@ def require_number(name: str, value: object, minimum: float, *, inclusive: bool 
             return
     relation = ">=" if inclusive else ">"
     raise ValueError(f"{name} must be a number {relation} {minimum:g}; got {value!r}.")
+
+
+def whole_from(value: Any) -> int | None:
+    """A value as a whole number, from any way of writing it; None if it is none.
+
+    A float counts up to 2**53, as in `1e3`: beyond, it is not the number that was typed.
+    """
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    number = real_from(value)
+    if number is None or not math.isfinite(number) or abs(number) > _EXACT:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def real_from(value: Any) -> float | None:
+    """A value as a number, from any way of writing it; None if it is none."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _normalised(name: str) -> str:

@@ -24,8 +24,12 @@ from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
 from lm_eval_llada.cli import curve, demo, plan, plot, posttrain, prefetch, report, rope, verify
 from lm_eval_llada.cli.arguments import refusal
+from lm_eval_llada.cli.commit import quiet_commit
 from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
+from lm_eval_llada.cli.run_checks import explain_ranks
+from lm_eval_llada.cli.task_errors import explain_missing
 from lm_eval_llada.cli.task_folders import lay_out
+from lm_eval_llada.cli.typed import check_quotes
 from lm_eval_llada.engine import preemption
 from lm_eval_llada.tasks.grid import tasks_path
 
@@ -57,6 +61,7 @@ class CommandLine(HarnessCLI):
         _add_tasks_path(self._subparsers)
         for command in _COMMANDS:
             command.add_parser(self._subparsers)
+        check_quotes(self._parser)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; without a command they are those of `run`.
@@ -80,8 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process if None.
 
     Returns:
-        0, or 1 after the sentence, or `preemption.EXIT_CODE` where SIGTERM ended the run and the
-        same command goes on with it.
+        0, or 1 after one sentence on stderr that says what is wrong, or `preemption.EXIT_CODE`
+        where SIGTERM or Ctrl-C ended the run and the same command goes on with it, or 130 after a
+        Ctrl-C with nothing to go on from.
     """
     _quieten()
     try:
@@ -89,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except preemption.Preempted as stop:
         print(f"lm-eval-llada: {stop}", file=sys.stderr)
         return preemption.EXIT_CODE
+    except KeyboardInterrupt:
+        print("lm-eval-llada: stopped by Ctrl-C.", file=sys.stderr)
+        return preemption.INTERRUPTED
     except (ValueError, ImportError, OSError, MemoryError) as error:
         if os.environ.get(DEBUG) == "1":
             raise
@@ -127,9 +136,12 @@ def run(arguments: Sequence[str]) -> None:
             namespace.tasks = ",".join(laid_out.tasks) if is_one_text else laid_out.tasks
         if getattr(namespace, "command", None) == "run":
             preemption.watch()
+        include_path = getattr(namespace, "include_path", None) or []
         try:
-            with kept_answers(getattr(namespace, "output_path", None)):
+            with kept_answers(getattr(namespace, "output_path", None)), quiet_commit():
                 command_line.execute(namespace)
+        except ValueError as error:
+            raise explain_ranks(explain_missing(error, include_path)) from error
         finally:
             _leave_ranks()
 

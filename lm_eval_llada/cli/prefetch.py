@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,8 @@ def _prefetch(namespace: argparse.Namespace) -> None:
 
     def note(item: Item) -> None:
         items.append(item)
-        _print_item(item)
+        if item.error is None:
+            _print_item(item)
 
     for name in dict.fromkeys(filter(None, [loading.pretrained, loading.tokenizer])):
         is_model = name == loading.pretrained
@@ -72,6 +75,7 @@ def _prefetch(namespace: argparse.Namespace) -> None:
         note(on_disk("data_dir, to be copied", Path(model_args["data_dir"])))
     for item in tasks.fetch():
         note(item)
+    _print_failures(items)
     print("On the machine without a network, with the same folders:")
     for name, value in offline_variables().items():
         print(f"export {name}={shlex.quote(value)}")
@@ -94,10 +98,20 @@ def _model_args(namespace: argparse.Namespace) -> dict[str, Any]:
     return {**model_args, "data_dir": namespace.data_dir}
 
 
+def _print_failures(items: Sequence[Item]) -> None:
+    """Print what could not be had, all that failed for one reason in one line."""
+    failed: dict[str, list[str]] = {}
+    for item in items:
+        if item.error is not None:
+            # The task is among the names in front.
+            reason = re.sub(r"RULER's \w+: ", "", item.error)
+            failed.setdefault(reason, []).append(item.what)
+    for error, whats in failed.items():
+        print(f"FAIL  {', '.join(whats)}: {error}", flush=True)
+
+
 def _print_item(item: Item) -> None:
-    if item.error is not None:
-        line = f"FAIL  {item.what}: {item.error}"
-    elif item.path is None:
+    if item.path is None:
         line = f"none  {item.what}: needs no further files"
     else:
         line = f"ok    {item.what}: {item.path} ({tqdm.format_sizeof(item.num_bytes, 'B')})"

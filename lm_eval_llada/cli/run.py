@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
+from lm_eval_llada.cli.run_checks import check_run
 from lm_eval_llada.cli.task_folders import SHIPPED, lay_out
+from lm_eval_llada.cli.typed import given_values
 from lm_eval_llada.engine.answers import ANSWERS_DIR
 from lm_eval_llada.rope import ResolvedRope
 from lm_eval_llada.tasks.grid import niah_group, write_configs, write_shipped
@@ -35,11 +37,7 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     Raises:
         ValueError: If model_args are wrong or the checkpoint cannot be read.
     """
-    from lm_eval.config.evaluate_config import EvaluatorConfig
-    from lm_eval.utils import simple_parse_args_string
-
-    config = EvaluatorConfig.load_yaml_config(namespace.config) if namespace.config else {}
-    given = {**config, **{k: v for k, v in vars(namespace).items() if v is not None}}
+    given = given_values(namespace)
     namespace.model = given.get("model") or OUR_MODEL
     tasks = task_names(given.get("tasks"))
     laid_out = lay_out(folder, tasks, given.get("include_path"))
@@ -47,11 +45,10 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     if laid_out.tasks != tasks:
         tasks = namespace.tasks = laid_out.tasks
     model_args = given.get("model_args") or {}
-    if isinstance(model_args, str):
-        model_args = simple_parse_args_string(model_args)
     metadata = _metadata(given)
     if metadata:
         namespace.metadata = metadata
+    check_run(given, tasks, namespace.include_path)
     if namespace.model in _PROTOCOL_MODELS:
         filled = fill_protocols(tasks, model_args, _changes(given))
         model_args = namespace.model_args = filled.model_args
@@ -117,8 +114,8 @@ def _metadata(given: dict[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     if gen_kwargs := given.get("gen_kwargs"):
         metadata["gen_kwargs"] = gen_kwargs
-    if given.get("apply_chat_template"):
-        metadata["apply_chat_template"] = True
+    if template := given.get("apply_chat_template"):
+        metadata["apply_chat_template"] = template
     return {**metadata, **(given.get("metadata") or {})}
 
 

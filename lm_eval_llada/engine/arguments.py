@@ -14,8 +14,9 @@ from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.answers import ANSWERS_DIR
+from lm_eval_llada.engine.argument_text import text_from
 from lm_eval_llada.engine.fingerprints import fingerprint
-from lm_eval_llada.errors import nearest, unknown_choice
+from lm_eval_llada.errors import nearest, real_from, unknown_choice, whole_from
 from lm_eval_llada.modeling.loading import DTYPES, check_quantization
 from lm_eval_llada.modeling.model import check_attention
 from lm_eval_llada.rope import EXTRA_KEYS, RopeChoice
@@ -292,8 +293,8 @@ def unknown_name(where: str, name: str, known: tuple[str, ...]) -> ValueError:
 def convert(name: str, value: Any, hint: Any) -> Any:
     """A value as the type of the field it is for.
 
-    The harness' parser turns `4096` into an int and `true` into a bool, but its other entry points
-    hand over strings, and it turns a folder named `42` into an int.
+    Values come parsed or as strings, whichever way an argument was given, and mean the same:
+    `1e3` is 1000, and `none` is a word.
 
     Args:
         name: For the error message.
@@ -304,10 +305,13 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         The value as the first type of the union that can hold it.
 
     Raises:
-        ValueError: If no type can.
+        ValueError: If no type can, or a number is given where text is wanted: the text that was
+            typed is lost, with its leading zeros and the ends of its decimals.
     """
     is_union = get_origin(hint) in (Union, types.UnionType)
     options = get_args(hint) if is_union else (hint,)
+    if name in _WITH_NONE and value in (None, "None"):
+        return "none"
     # Not `none`, which is one of the names of rope_method.
     if type(None) in options and value in (None, "None", ""):
         return None
@@ -315,8 +319,14 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         converted = _READERS.get(kind, _as_nothing)(value)
         if converted is not None:
             return converted
+    if str in options and len(set(options) - {type(None)}) == 1:
+        return text_from(name, value)
     expected = " or ".join(_KIND_NAMES[kind] for kind in options if kind in _KIND_NAMES)
     raise ValueError(f"{name} must be {expected}; got {value!r}.")
+
+
+# Names for which none is a word among others, of which some parsers make None.
+_WITH_NONE = ("answers_dir", "cache", "quantization")
 
 
 def _as_nothing(value: Any) -> None:
@@ -328,28 +338,9 @@ def _as_bool(value: Any) -> bool | None:
     return words.get(str(value).strip().lower())
 
 
-def _as_int(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        return int(value) if float(value) == int(float(value)) else None
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _as_float(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
 def _as_str(value: Any) -> str | None:
-    is_text = isinstance(value, (str, int, float, Path)) and not isinstance(value, bool)
-    return str(value) if is_text else None
+    return str(value) if isinstance(value, (str, Path)) else None
 
 
-_READERS = {bool: _as_bool, int: _as_int, float: _as_float, str: _as_str}
+_READERS = {bool: _as_bool, int: whole_from, float: real_from, str: _as_str}
 _KIND_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}

@@ -47,3 +47,27 @@ def own_keys(cache_hook: CacheHook, owner: str) -> None:
         prefix = owner + ":"
         cache_hook.dbdict.encode_key = lambda key: prefix + key
         cache_hook.dbdict.decode_key = lambda key: key.removeprefix(prefix)
+
+
+def refuse_random_cache(
+    cache_hook: CacheHook, gen_kwargs: Mapping[str, Any], *, is_random: bool
+) -> None:
+    """Refuse to keep a drawn text in the harness' cache, whose key is the same for all repeats.
+
+    A second run would answer every repeat with the last one's text, and a run with more repeats
+    than the first with a single text. `do_sample: true` has the harness pass the cache over.
+
+    Args:
+        cache_hook: The model's.
+        gen_kwargs: Of the request, as the harness sees them.
+        is_random: Whether the text depends on a seed.
+
+    Raises:
+        ValueError: If there is a cache, and the harness would use it.
+    """
+    if is_random and cache_hook.dbdict is not None and not gen_kwargs.get("do_sample"):
+        raise ValueError(
+            "--use_cache keeps one answer for all repeats of a request, and these are drawn at "
+            "random; add do_sample=true to --gen_kwargs, by which the harness passes its cache "
+            "over, or drop --use_cache: --output_path and answers_dir keep an answer for each."
+        )

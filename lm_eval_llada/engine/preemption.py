@@ -1,7 +1,12 @@
-"""SIGTERM, by which schedulers announce that they will take a machine away, ends a run cleanly.
+"""SIGTERM, which schedulers send ahead of taking a machine away, and Ctrl-C end a run cleanly.
+
+The first lets the current batch finish and be saved; a second one ends the process at once. Ranks
+get a single Ctrl-C twice, from the terminal and from their launcher: what follows within moments
+counts as the same word there.
 
 Processes that a run forks, such as those in which the harness bootstraps its standard errors, end
-on SIGTERM as if nobody watched: whoever tells them to stop and waits would wait for ever.
+on SIGTERM as if nobody watched: whoever tells them to stop and waits would wait for ever. Ctrl-C,
+which reaches them too, they leave to the run, which would wait for the work they lost.
 """
 
 from __future__ import annotations
@@ -9,12 +14,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 EXIT_CODE = 75
 """Of a run that was told to stop: neither done nor wrong, worth starting again (EX_TEMPFAIL)."""
 
-_told = False
+INTERRUPTED = 130
+"""Of a process that a Ctrl-C ended at once, as shells have it: the second one, or the first where
+there is nothing to save."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_WORD = 2.0  # seconds
+_told: signal.Signals | None = None
+_told_at = 0.0
 _is_forking = False
 
 
@@ -23,8 +36,9 @@ class Preempted(Exception):
 
 
 def watch() -> None:
-    """Has SIGTERM noted instead of ending the process, from now on; for the main thread."""
-    signal.signal(signal.SIGTERM, _note)
+    """From now on have both signals noted instead of ending the process; for the main thread."""
+    for number in _SIGNALS:
+        signal.signal(number, _note)
 
 
 def _forget() -> None:
@@ -37,13 +51,14 @@ def _forget() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is _note:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _is_forking = True
 
 
 def _remember() -> None:
     global _is_forking
     if _is_forking:
-        signal.signal(signal.SIGTERM, _note)
+        watch()
         _is_forking = False
 
 
@@ -52,26 +67,40 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def was_told() -> bool:
-    """Whether SIGTERM has come since `watch`."""
-    return _told
+    """Whether SIGTERM or SIGINT has come since `watch`."""
+    return _told is not None
 
 
-def check() -> None:
-    """Stops here if the process was told to; called wherever everything finished is saved.
+def check(
+    saved: str = (
+        "after the current batch; where answers are kept (--output_path, or answers_dir among the "
+        "model_args), the same command goes on from here"
+    ),
+) -> None:
+    """Stop here if the process was told to; called wherever everything finished is saved.
+
+    Args:
+        saved: What the message says of where the run stands.
 
     Raises:
-        Preempted: If SIGTERM has come.
+        Preempted: If SIGTERM or SIGINT has come.
     """
-    if _told:
-        raise Preempted(
-            "stopped by SIGTERM after the current batch; where answers are kept (--output_path, or "
-            "answers_dir among the model_args), the same command goes on from here."
-        )
+    if _told is not None:
+        raise Preempted(f"stopped by {_word(_told)} {saved}.")
+
+
+def _word(number: signal.Signals) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else number.name
 
 
 def _note(signum: int, frame: FrameType | None) -> None:
-    global _told
-    if _told:
-        # Told twice: do not wait for the batch.
-        raise SystemExit(EXIT_CODE)
-    _told = True
+    global _told, _told_at
+    number, is_rank = signal.Signals(signum), "RANK" in os.environ
+    if _told is None:
+        _told, _told_at = number, time.monotonic()
+        if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+            # Not print, which another print may be in the middle of.
+            os.write(2, b"\nlm-eval-llada: stopping after this batch; Ctrl-C again stops at once\n")
+    elif not (is_rank and time.monotonic() - _told_at < _SAME_WORD):
+        # Told twice: do not wait for the batch, for threads or for other ranks.
+        os._exit(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)

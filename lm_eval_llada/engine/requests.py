@@ -17,10 +17,9 @@ from lm_eval_llada.engine.arguments import (
     convert,
     unknown_name,
 )
-from lm_eval_llada.errors import require_whole
+from lm_eval_llada.engine.stops import stops_of
+from lm_eval_llada.tasks.output_length import LENGTH_NAMES, output_length
 
-# Other names for gen_length, in the harness' order of precedence.
-_LENGTH_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 # Samplers that our decoding does not have: allowed where they change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_p": (None, 1),
@@ -31,7 +30,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 _WITHOUT_EFFECT_AT_ZERO = ("top_p", "top_k", "min_p")
 _OTHER_NAMES = ("until", "do_sample", "ignore_eos")
-_GEN_KWARGS = (*SAMPLING_NAMES, *_LENGTH_ALIASES, *_OTHER_NAMES, *_NEUTRAL)
+_GEN_KWARGS = tuple(dict.fromkeys((*SAMPLING_NAMES, *LENGTH_NAMES, *_OTHER_NAMES, *_NEUTRAL)))
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ def generation_settings(
 ) -> GenerationSettings:
     """A request's generation_kwargs over the options of model_args; the request wins.
 
-    `do_sample: false` means temperature 0, as everywhere in the harness. Where both `gen_length`
-    and one of its other names (`max_gen_toks`, ...) are given, `gen_length` counts.
+    `do_sample: false` means temperature 0, as everywhere in the harness. Of `gen_length` and its
+    other names (`max_gen_toks`, ...) the last counts, which is the user's; see `output_length`.
 
     Differs from the harness' `normalize_gen_kwargs`, which cuts a length of 12.5 down to 12.
 
@@ -72,11 +71,9 @@ def generation_settings(
         if name not in _GEN_KWARGS:
             raise unknown_name("generation_kwargs", name, _GEN_KWARGS)
     changes = {name: gen_kwargs[name] for name in SAMPLING_NAMES if name in gen_kwargs}
-    aliases = [name for name in _LENGTH_ALIASES if gen_kwargs.get(name) is not None]
-    if aliases and "gen_length" not in changes:
-        # Checked here, so that a message names what was written.
-        changes["gen_length"] = length = convert(aliases[0], gen_kwargs[aliases[0]], int)
-        require_whole(aliases[0], length, 1)
+    changes.pop("gen_length", None)
+    if (length := output_length(gen_kwargs)) is not None:
+        changes["gen_length"] = length
     do_sample = gen_kwargs.get("do_sample")
     if do_sample is not None and not convert("do_sample", do_sample, bool):
         changes["temperature"] = 0.0
@@ -85,15 +82,7 @@ def generation_settings(
     options = replace(defaults, **changes)
     _check_neutral(gen_kwargs, options)
     ignore_eos = convert("ignore_eos", gen_kwargs.get("ignore_eos", False), bool)
-    return GenerationSettings(options, _stops(gen_kwargs.get("until")), ignore_eos)
-
-
-def _stops(until: Any) -> tuple[str, ...]:
-    """What ends a text; empty ones, which would end every text at once, are left out."""
-    listed = [] if until is None else [until] if isinstance(until, str) else until
-    if not isinstance(listed, list | tuple) or not all(isinstance(stop, str) for stop in listed):
-        raise ValueError(f"until must be a text or a list of texts; got {until!r}.")
-    return tuple(filter(None, listed))
+    return GenerationSettings(options, stops_of(gen_kwargs.get("until")), ignore_eos)
 
 
 def causal_generation(gen_kwargs: Mapping[str, Any], default_length: int) -> dict[str, Any]:
@@ -110,11 +99,11 @@ def causal_generation(gen_kwargs: Mapping[str, Any], default_length: int) -> dic
     Returns:
         What is left, with `max_gen_toks`.
     """
-    lengths = ("gen_length", *_LENGTH_ALIASES)
-    given = next((gen_kwargs[name] for name in lengths if name in gen_kwargs), default_length)
-    dropped = {*SAMPLING_NAMES, *lengths, "ignore_eos"} - {"temperature"}
+    length = output_length(gen_kwargs)
+    dropped = {*SAMPLING_NAMES, *LENGTH_NAMES, "ignore_eos"} - {"temperature"}
     kept = {name: value for name, value in gen_kwargs.items() if name not in dropped}
-    return {**kept, "max_gen_toks": convert("gen_length", given, int)}
+    stops_of(kept.get("until"))  # for its checks
+    return {**kept, "max_gen_toks": default_length if length is None else length}
 
 
 def _check_neutral(gen_kwargs: Mapping[str, Any], options: SamplingOptions) -> None:
@@ -143,21 +132,22 @@ class RequestSeeds:
     run_seed: int
     _seen: Counter[tuple[Any, ...]] = field(default_factory=Counter)
 
-    def next(self, sample: tuple[Any, ...], *content: str, repeats: int) -> int:
+    def next(self, sample: tuple[Any, ...], *content: str, repeats: int | None) -> int:
         """The seed of the next request with this content for this sample.
 
         Args:
             sample: Task, sample and position of the request within the sample.
             *content: Kind of request, context and, for likelihoods, continuation.
-            repeats: How often the task has a request asked. The harness repeats the last one of a
-                rank beyond that, to make ranks equally long, and throws the answers away: seeds
-                begin again then, so that nothing new is computed.
+            repeats: How often the task has a request asked; None means once. The harness repeats
+                the last one of a rank beyond that, to make ranks equally long, and keeps the
+                answers, so that the sample has 6 of them in place of 3: seeds begin again then, so
+                that each of the 3 comes twice and nothing new is computed.
 
         Returns:
             An integer in [0, 2**63).
         """
         key = (*sample, *content)
-        repetition = self._seen[key] % repeats
+        repetition = self._seen[key] % (repeats or 1)
         self._seen[key] += 1
         return content_seed(self.run_seed, *content, repetition=repetition)
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.modeling import LLaDAConfig
+from lm_eval_llada.tasks.chat_templates import check_messages_kept, chosen_template
 
 # The end of a turn in LLaDA's chat format; the model's own `eos_token_id` is the end of a text.
 _END_OF_TURN = "<|eot_id|>"
@@ -53,6 +54,7 @@ class Tokenization:
         if add_bos_token and self.tokenizer.bos_token_id is None:
             raise ValueError(f"add_bos_token=true, but the tokenizer of {name!r} has no BOS token.")
         self._add_bos_token = add_bos_token
+        self._template: str | None = None
         ends = _listed_ids(config.eos_token_id) + _listed_ids(self.tokenizer.eos_token_id)
         self.eos_token_id = ends[0] if ends else None
         ends += _listed_ids(self.tokenizer.get_added_vocab().get(_END_OF_TURN))
@@ -191,6 +193,19 @@ class Tokenization:
         tokens, ids = self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids
         return dict(zip(tokens, ids, strict=True))
 
+    def choose_template(self, name: str | None) -> str:
+        """The chat template of a name, which chat prompts are in from now on.
+
+        Args:
+            name: One of the tokenizer's templates; None for its only or its default one.
+
+        Raises:
+            ValueError: If there is no such template, or none, or several and no default.
+        """
+        template = chosen_template(self.tokenizer, name)
+        self._template = template
+        return template
+
     def chat_prompt(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         """A conversation as the model was trained to see it.
 
@@ -198,18 +213,18 @@ class Tokenization:
             messages: Roles and contents.
             add_generation_prompt: Whether to open the assistant's turn. False continues the last
                 message instead of closing it: the harness puts a task's `gen_prefix` there.
+                Templates that trim a message trim that one too, so a prefix keeps no blank or
+                newline at its end under them.
 
         Raises:
-            ValueError: If the tokenizer has no chat template, or it refuses the conversation.
+            ValueError: If the tokenizer has no chat template, or it refuses the conversation or
+                loses a message.
         """
-        if self.tokenizer.chat_template is None:
-            raise ValueError(
-                f"The tokenizer {self.tokenizer.name_or_path!r} has no chat template; run without "
-                "--apply_chat_template, as is right for a base model."
-            )
+        template = self._template or chosen_template(self.tokenizer, None)
         try:
             prompt = self.tokenizer.apply_chat_template(
                 messages,
+                chat_template=template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
@@ -220,6 +235,7 @@ class Tokenization:
             raise ValueError(
                 f"The chat template refuses messages with the roles {roles}: {error}"
             ) from error
+        check_messages_kept(str(prompt), messages)
         return str(prompt)
 
 

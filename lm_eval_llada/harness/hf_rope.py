@@ -18,11 +18,11 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
-from lm_eval.utils import simple_parse_args_string
 from transformers import PreTrainedConfig
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.provenance import origin
+from lm_eval_llada.engine.argument_text import check_texts, read_pairs
 from lm_eval_llada.engine.arguments import (
     ModelArguments,
     parse_model_args,
@@ -31,8 +31,9 @@ from lm_eval_llada.engine.arguments import (
     with_run_settings,
 )
 from lm_eval_llada.engine.device_memory import peak_memory_bytes
-from lm_eval_llada.engine.fingerprints import fingerprint, own_keys
+from lm_eval_llada.engine.fingerprints import fingerprint, own_keys, refuse_random_cache
 from lm_eval_llada.engine.requests import causal_generation, fit_prompt
+from lm_eval_llada.errors import real_from
 from lm_eval_llada.harness.causal_rope import (
     causal_rope,
     check_rotation,
@@ -42,6 +43,7 @@ from lm_eval_llada.harness.causal_rope import (
 from lm_eval_llada.harness.own_length import OwnLength
 from lm_eval_llada.harness.runlog import RunLog
 from lm_eval_llada.rope.existing import LENGTH_DEPENDENT
+from lm_eval_llada.tasks.chat_templates import check_messages_kept, chosen_template
 
 # Taken by transformers' from_pretrained, to which the harness hands on what it does not know.
 _LOADING_NAMES = ("attn_implementation", "device_map", "load_in_4bit", "load_in_8bit")
@@ -107,7 +109,7 @@ class RopeLM(HFLM):
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> RopeLM:
         """As `create_from_arg_obj`, from `name=value,name=value`."""
-        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+        return cls.create_from_arg_obj(read_pairs(arg_string, "model_args"), additional_config)
 
     @property
     def max_length(self) -> int:
@@ -134,9 +136,12 @@ class RopeLM(HFLM):
             ValueError: If a prompt is too long and may not be cut.
         """
         plain, longest = [], 1
+        hook: CacheHook = self.cache_hook  # type: ignore[has-type]
         for request in requests:
             context, gen_kwargs = request.args
             kwargs = causal_generation(gen_kwargs, _DEFAULT_GEN_LENGTH)
+            is_random = (real_from(kwargs.get("temperature")) or 0) > 0
+            refuse_random_cache(hook, gen_kwargs, is_random=is_random)
             length = kwargs["max_gen_toks"]
             # There is no next token of nothing.
             ids = self.tok_encode(context) or [self.prefix_token_id]
@@ -144,18 +149,38 @@ class RopeLM(HFLM):
             self._prompts[context, length] = prompt
             longest = max(longest, len(prompt) + length)
             plain.append(dataclasses.replace(request, arguments=(context, kwargs), resps=[]))
-        cache_hook: CacheHook = self.cache_hook  # type: ignore[has-type]
         self.cache_hook = CacheHook(None)
         try:
             with self._room_for(longest), self._timed():
                 texts = super().generate_until(plain, disable_tqdm)
         finally:
-            self.cache_hook = cache_hook
+            self.cache_hook = hook
             self._prompts.clear()
         for request, text in zip(requests, texts, strict=True):
             # Under the request as the task wrote it, which is what the harness looks up.
-            cache_hook.add_partial("generate_until", request.args, text)
+            hook.add_partial("generate_until", request.args, text)
         return texts
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template that conversations are put into: the named one, or the default for True."""
+        if not chat_template:
+            return None
+        name = chat_template if isinstance(chat_template, str) else None
+        self.tokenizer.chat_template = chosen_template(self.tokenizer, name)
+        return str(self.tokenizer.chat_template)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as a prompt.
+
+        Raises:
+            ValueError: If the template loses the text of a message.
+        """
+        chosen_template(self.tokenizer, None)
+        prompt = super().apply_chat_template(chat_history, add_generation_prompt)
+        check_messages_kept(prompt, chat_history)
+        return prompt
 
     def tok_batch_encode(
         self,
@@ -298,6 +323,7 @@ def _split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
             raise unknown_name("model_args", name, (*shared, *sorted(theirs)))
     own = {name: value for name, value in model_args.items() if name in shared}
     rest = {name: value for name, value in model_args.items() if name in theirs}
+    check_texts(rest, HFLM.__init__)
     if "pretrained" not in rest:
         raise ValueError("--model hf_rope needs pretrained=<causal model> among model_args.")
     return own, rest

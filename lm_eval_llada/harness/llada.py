@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook, TemplateLM
-from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
 from lm_eval_llada.checkpoints.provenance import origin
 from lm_eval_llada.engine.answers import Answer, AnswerStore
+from lm_eval_llada.engine.argument_text import read_pairs
 from lm_eval_llada.engine.arguments import (
     ModelArguments,
     answer_fingerprint,
@@ -28,7 +28,7 @@ from lm_eval_llada.engine.arguments import (
 )
 from lm_eval_llada.engine.batching import Progress
 from lm_eval_llada.engine.dispatch import Dispatcher
-from lm_eval_llada.engine.fingerprints import own_keys
+from lm_eval_llada.engine.fingerprints import own_keys, refuse_random_cache
 from lm_eval_llada.engine.jobs import Arguments, Generation, Job, JobMaker, Score
 from lm_eval_llada.engine.loading import load_weights, open_checkpoint
 from lm_eval_llada.engine.ranks import choose_device, join_ranks, place_of_process
@@ -96,7 +96,7 @@ class LLaDALM(TemplateLM):
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> LLaDALM:
         """As `create_from_arg_obj`, from `name=value,name=value`."""
-        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+        return cls.create_from_arg_obj(read_pairs(arg_string, "model_args"), additional_config)
 
     @cached_property
     def runner(self) -> Runner:
@@ -248,6 +248,7 @@ class LLaDALM(TemplateLM):
         context, gen_kwargs = request.args
         task, sample = _task_and_sample(request)
         settings = generation_settings(gen_kwargs, self.arguments.sampling)
+        refuse_random_cache(self.cache_hook, gen_kwargs, is_random=settings.options.is_random)
         self._log.saw_settings(task, settings)
         prompt = self._fitted(request, self.tok_encode(context), settings.options.gen_length)
         seed = seeds.next((task, *sample), "generate_until", context, repeats=request.repeats)
@@ -290,6 +291,13 @@ class LLaDALM(TemplateLM):
     ) -> str:
         """A conversation as a prompt; see `Tokenization.chat_prompt`."""
         return self._text.chat_prompt(chat_history, add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template that conversations are put into: the named one, or the default for True."""
+        if not chat_template:
+            return None
+        name = chat_template if isinstance(chat_template, str) else None
+        return self._text.choose_template(name)
 
     @property
     def tokenizer_name(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.modeling.remote_code import kept_auto_map
 from lm_eval_llada.rope import (
     ResolvedRope,
     RopeChoice,
@@ -47,8 +49,9 @@ class LLaDAConfig(PreTrainedConfig):
     transformers' own names (`hidden_size`, `num_hidden_layers`, `tie_word_embeddings`, ...) read
     and set the same values. Keys that are not listed here (`auto_map`, `flash_attention`,
     `init_fn`, ...) are kept and written back, so that a saved config still serves the official
-    code. `rope_theta` is a view of `rope_parameters["rope_theta"]`: the two cannot drift apart,
-    and a saved config holds both, since the official code reads only the former.
+    code; of `auto_map` what has its files in the new folder, too. `rope_theta` is a view of
+    `rope_parameters["rope_theta"]`: the two cannot drift apart, and a saved config holds both,
+    since the official code reads only the former.
 
     Attributes:
         vocab_size: number of tokens.
@@ -181,6 +184,18 @@ class LLaDAConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain values, `rope_theta` at the top level as well."""
         return {**super().to_dict(), "rope_theta": self.rope_theta}
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Writes `config.json`; of an `auto_map` what has its files there, or brings them along."""
+        saved = self
+        if auto_map := getattr(self, "auto_map", None):
+            folder = Path(save_directory)
+            folder.mkdir(parents=True, exist_ok=True)
+            saved = copy.deepcopy(self)
+            saved.auto_map = kept_auto_map(auto_map, self.name_or_path or "", folder)
+            if not saved.auto_map:
+                del saved.auto_map
+        super(LLaDAConfig, saved).save_pretrained(save_directory, *args, **kwargs)
 
     def _fill_defaults(self) -> None:
         if self.embedding_size is None:

@@ -22,7 +22,7 @@ from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import ModelArguments
 from lm_eval_llada.engine.requests import fit_prompt, generation_settings
 from lm_eval_llada.harness.llada import LLaDALM
-from lm_eval_llada.plan.task_names import is_file, matches, single_tasks
+from lm_eval_llada.plan.task_names import file_settings, matches, single_tasks
 from lm_eval_llada.tasks.longbench.samples import LongBenchOptions
 from lm_eval_llada.tasks.niah.options import NiahOptions
 from lm_eval_llada.tasks.perplexity.samples import PerplexityOptions, chunk_ends
@@ -99,7 +99,7 @@ def plan_run(config: EvaluatorConfig, arguments: ModelArguments) -> RunPlan:
     for task in single_tasks(manager, names):
         if task in planned:
             continue
-        settings = _settings(manager, task)
+        settings = file_settings(manager, task)
         if _kind(settings) is None:
             found = _built(config, arguments, manager, task)
         else:
@@ -128,19 +128,9 @@ def _find_tasks(config: EvaluatorConfig) -> tuple[TaskManager, list[str]]:
         missing = [name for name, tasks in found.items() if not tasks]
         if wanted and not missing:
             return manager, list(dict.fromkeys(name for names in found.values() for name in names))
-    raise ValueError(
-        f"Tasks not found: {', '.join(missing)}." if missing else "--tasks names no task."
-    )
-
-
-def _settings(manager: TaskManager, task: str) -> dict[str, Any]:
-    """What the file of a task says; nothing for tasks that have none."""
-    if is_file(task):
-        from lm_eval.tasks._yaml_loader import load_yaml
-
-        return load_yaml(task, resolve_func=False)
-    entry = manager.task_index.get(task)
-    return (entry.cfg or {}) if entry is not None else {}
+    if not missing:
+        raise ValueError("--tasks names no task.")
+    raise ValueError(f"Tasks not found: {', '.join(missing)}")
 
 
 def _kind(settings: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
@@ -48,3 +49,13 @@ def _tasks_of(manager: TaskManager, name: str) -> list[str]:
     if not set(config) <= _GROUP_KEYS or not all(isinstance(one, str) for one in members):
         return [name]
     return single_tasks(manager, members)
+
+
+def file_settings(manager: TaskManager, task: str) -> dict[str, Any]:
+    """What the file of a task says; nothing for tasks that have none."""
+    if is_file(task):
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        return load_yaml(task, resolve_func=False)
+    entry = manager.task_index.get(task)
+    return (entry.cfg or {}) if entry is not None else {}

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lm_eval_llada.engine import preemption
+
 if TYPE_CHECKING:
     from lm_eval_llada.posttrain.options import PosttrainOptions
 
@@ -17,7 +19,7 @@ DESCRIPTION = "Post-train a masked diffusion model for long context, as a YAML f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence on what is wrong.
+    """Exit code: 0, 1 after one sentence on what is wrong, or `preemption.EXIT_CODE` if stopped.
 
     Args:
         argv: arguments; those of the process if None.
@@ -28,6 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     try:
         run(parser.parse_args(argv))
+    except preemption.Preempted as stop:
+        print(stop, file=sys.stderr)
+        return preemption.EXIT_CODE
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C.", file=sys.stderr)
+        return preemption.INTERRUPTED
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,6 +76,7 @@ def run(namespace: argparse.Namespace) -> None:
         # Here, so that a dry run needs none of it.
         from lm_eval_llada.posttrain import trainer
 
+        preemption.watch()
         trainer.run(options)
 
 

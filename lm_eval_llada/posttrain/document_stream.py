@@ -131,7 +131,8 @@ class DocumentStream:
                 # Moved on first: the place is that of the document after the one given out.
                 self._document += 1
                 if number % options.num_shards == options.shard:
-                    yield self._encode(text)
+                    # A byte-order mark, of a file or inside of a row, is no text.
+                    yield self._encode(text.removeprefix("\ufeff"))
             block, done = block + 1, 0
 
     def _encode(self, text: str) -> Tensor:
@@ -258,7 +259,7 @@ def _separated(file: Path, separator: str) -> Iterator[str]:
     """Documents of a file: what stands between separators and is not blank."""
     held: list[str] = []
     # Newlines are kept as they are, as in a file that is one document.
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
         try:
             for line in lines:
                 if line.rstrip("\r\n") != separator:

@@ -205,6 +205,8 @@ def save_weights(options: PosttrainOptions, weights: Mapping[str, Tensor], folde
         folder: made as needed.
     """
     config, _ = extended_config(options)
+    # Where the files are that an auto_map names.
+    config.name_or_path = resolve_checkpoint(options.pretrained)
     stored = load_config(options.pretrained, revision=options.revision).dtype
     dtype: Any = stored if options.save_dtype == "auto" else options.save_dtype
     if isinstance(dtype, str):

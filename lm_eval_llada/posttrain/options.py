@@ -223,7 +223,7 @@ def read_options(path: str | Path, overrides: Sequence[str] = ()) -> PosttrainOp
         FileNotFoundError: if there is no such file.
     """
     try:
-        values = _load(Path(path).read_text(encoding="utf-8"))
+        values = _load(Path(path).read_text(encoding="utf-8-sig"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
@@ -43,6 +44,7 @@ from lm_eval_llada.posttrain.sample_stream import (
     SampleStream,
     Share,
 )
+from lm_eval_llada.posttrain.stopping import StopWhenTold
 
 RECORD_NAME = "posttrain.json"
 
@@ -87,6 +89,8 @@ class PosttrainTrainer(transformers.Trainer):
         self._stream = stream
         self._identity = identity
         self._needles = needles
+        self.stopping = StopWhenTold()
+        self.add_callback(self.stopping)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The stream as it is: accelerate's own loader would read a micro-batch ahead."""
@@ -111,7 +115,7 @@ class PosttrainTrainer(transformers.Trainer):
         self.place = [batch.pop(STATE) for batch in batches][-1]
         num_items = torch.stack([batch.pop("num_items") for batch in batches]).sum().to(device)
         # Without a mask in the whole batch the loss is 0 whatever divides it.
-        return batches, self.accelerator.reduce(num_items, "sum").clamp(min=1)
+        return batches, self.stopping.agree(num_items, self.accelerator).clamp(min=1)
 
     def compute_loss(
         self,
@@ -264,6 +268,7 @@ def run(options: PosttrainOptions) -> list[dict[str, float]]:
         ValueError: if a setting is wrong, or the checkpoint was saved under other settings.
         FileNotFoundError: if the source of documents is not there.
         ImportError: if LoRA is asked for and peft is missing.
+        Preempted: if the process was told to stop; there is a checkpoint of its last step then.
     """
     args = training_arguments(options)
     # Again in Trainer; here for the fresh weights of LoRA.
@@ -286,6 +291,7 @@ def run(options: PosttrainOptions) -> list[dict[str, float]]:
     )
     _check_layout(trainer, options)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.stopping.check(trainer.state)
     save_result(trainer, options)
     return trainer.state.log_history
 
@@ -297,6 +303,8 @@ def _check_layout(trainer: PosttrainTrainer, options: PosttrainOptions) -> None:
             f"One process sees {trainer.args.n_gpu} GPUs; start one for each: accelerate launch "
             f"--num_processes {trainer.args.n_gpu} -m lm_eval_llada.posttrain ..."
         )
+    if trainer.is_world_process_zero() and (line := _fsdp_line(trainer, options)):
+        print(line, flush=True)
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if is_sharded and options.data.strategy == "adaptive" and runs_by_document(options):
         raise ValueError(
@@ -304,6 +312,17 @@ def _check_layout(trainer: PosttrainTrainer, options: PosttrainOptions) -> None:
             "ranks would wait for each other; use attn_implementation=flash_attention_2 or "
             "flex_attention, or data.by_document=false, whose mask has length x length elements."
         )
+
+
+def _fsdp_line(trainer: PosttrainTrainer, options: PosttrainOptions) -> str | None:
+    """What to say where accelerate, without a word, does not shard though it was asked to."""
+    asked, found = options.training.get("fsdp"), trainer.accelerator.distributed_type
+    if not asked or found == DistributedType.FSDP:
+        return None
+    return (
+        f"training.fsdp={asked!r} is not in force: under {found.value} each rank holds the whole "
+        "model. FSDP takes several ranks on accelerators."
+    )
 
 
 def save_result(trainer: PosttrainTrainer, options: PosttrainOptions) -> None:

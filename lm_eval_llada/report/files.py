@@ -113,7 +113,7 @@ def read_results(path: Path) -> ResultFile:
         OSError: If it cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8 text") from error
     except json.JSONDecodeError as error:

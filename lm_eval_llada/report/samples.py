@@ -84,7 +84,7 @@ def read_samples(path: Path, task: str) -> tuple[tuple[Sample, ...], Skipped | N
     """
     samples: list[Sample] = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for line in lines:
                 if line.strip():
                     samples.append(_sample(json.loads(line), task))

@@ -9,6 +9,7 @@ from typing import Any
 
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.tasks.output_length import output_length
 from lm_eval_llada.tasks.settings import generation_settings, own_settings
 from lm_eval_llada.tasks.token_counts import LENGTH_UNITS
 
@@ -21,14 +22,14 @@ class SampleOptions:
         length_unit: One of ``LENGTH_UNITS``.
         add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
         apply_chat_template: Whether prompts are sent in the model's chat format, whose tokens then
-            count as well.
+            count as well; or in which of several, by its name.
         data_dir: Folder with the corpora; None reads the hub where files are needed.
         hub_revision: Revision of the hub repository; None means the one each corpus has by default.
     """
 
     length_unit: str = "model"
     add_bos_token: bool = False
-    apply_chat_template: bool = False
+    apply_chat_template: bool | str = False
     data_dir: str | Path | None = None
     hub_revision: str | None = None
 
@@ -40,8 +41,9 @@ class SampleOptions:
         """
         if self.length_unit not in LENGTH_UNITS:
             raise unknown_choice("length_unit", self.length_unit, LENGTH_UNITS)
-        for name in ("add_bos_token", "apply_chat_template"):
-            require_bool(name, getattr(self, name))
+        require_bool("add_bos_token", self.add_bos_token)
+        if not isinstance(self.apply_chat_template, str):
+            require_bool("apply_chat_template", self.apply_chat_template)
 
 
 def require_bool(name: str, value: object) -> None:
@@ -104,10 +106,8 @@ def _output_length(what: str, given: Mapping[str, Any]) -> int:
     generation = generation_settings(
         generation_kwargs=given.get("generation_kwargs"), gen_kwargs=given.get("gen_kwargs")
     )
-    for name in ("gen_length", "max_gen_toks"):
-        if name in generation:
-            length: int = generation[name]
-            return length
+    if (length := output_length(generation)) is not None:
+        return length
     raise ValueError(
         f"generation_kwargs of {what} must give gen_length. Where they do, the task file lacks "
         "'class: !function lm_eval_llada.tasks.task.SampledTask', which hands them on."

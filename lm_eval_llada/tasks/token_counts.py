@@ -8,6 +8,7 @@ from typing import Any
 
 from lm_eval_llada.checkpoints.tokenizers import plain_backend
 from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.tasks.chat_templates import chosen_template
 
 LENGTH_UNITS: tuple[str, ...] = ("model", "cl100k")
 """Whose tokens a length is counted in: the model's own, or GPT-4's ``cl100k_base``."""
@@ -51,7 +52,7 @@ def make_counter(
     length_unit: str = "model",
     *,
     add_bos_token: bool = False,
-    apply_chat_template: bool = False,
+    apply_chat_template: bool | str = False,
 ) -> TokenCounter:
     """Build the counter for a unit of length.
 
@@ -60,7 +61,8 @@ def make_counter(
             is no chat format.
         length_unit: One of ``LENGTH_UNITS``.
         add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
-        apply_chat_template: Whether prompts are sent in the tokenizer's chat format.
+        apply_chat_template: Whether prompts are sent in the tokenizer's chat format, or in which of
+            several by its name.
 
     Returns:
         The counter. In ``model`` units it counts the special tokens that the tokenizer adds by
@@ -75,7 +77,8 @@ def make_counter(
     """
     if length_unit not in LENGTH_UNITS:
         raise unknown_choice("length_unit", length_unit, LENGTH_UNITS)
-    num_special = chat_overhead(tokenizer) if apply_chat_template else 0
+    template = apply_chat_template if isinstance(apply_chat_template, str) else None
+    num_special = chat_overhead(tokenizer, template) if apply_chat_template else 0
     if length_unit == "cl100k":
         encoding = cl100k_encoding()
 
@@ -85,7 +88,7 @@ def make_counter(
 
         return TokenCounter(count_plain, num_special)
 
-    if not (apply_chat_template and _chat_brings_bos(tokenizer)):
+    if not (apply_chat_template and _chat_brings_bos(tokenizer, template)):
         special_ids = tokenizer("", verbose=False)["input_ids"]
         num_special += len(special_ids)
         if add_bos_token and tokenizer.bos_token_id not in special_ids:
@@ -93,7 +96,7 @@ def make_counter(
     return TokenCounter(_plain_count(tokenizer), num_special)
 
 
-def chat_overhead(tokenizer: Any) -> int:
+def chat_overhead(tokenizer: Any, template: str | None = None) -> int:
     """Return the tokens that the chat format adds around one message and an opened answer.
 
     That is all beside the user's message and the beginning of the answer, where one is given: the
@@ -103,34 +106,33 @@ def chat_overhead(tokenizer: Any) -> int:
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
+        template: Name of one of several; None means the only or the default one.
 
     Raises:
-        ValueError: If the tokenizer has no chat template.
+        ValueError: If the tokenizer has no such chat template.
     """
     count = _plain_count(tokenizer)
     added = []
     for text in _CHAT_PROBES:
-        opened = _opened_chat(tokenizer, text)
+        opened = _opened_chat(tokenizer, text, template)
         alone, asked, answered = count([text, opened, opened + text])
         added += [asked - alone, answered - 2 * alone]
     return max(added)
 
 
-def _opened_chat(tokenizer: Any, message: str) -> str:
-    if getattr(tokenizer, "chat_template", None) is None:
-        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        raise ValueError(
-            f"The tokenizer {name!r} has no chat template, so its tokens cannot be reserved; leave "
-            "out apply_chat_template, as is right for a base model."
-        )
+def _opened_chat(tokenizer: Any, message: str, template: str | None) -> str:
     turns = [{"role": "user", "content": message}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    chosen = chosen_template(tokenizer, template)
+    opened = tokenizer.apply_chat_template(
+        turns, chat_template=chosen, tokenize=False, add_generation_prompt=True
+    )
+    return str(opened)
 
 
-def _chat_brings_bos(tokenizer: Any) -> bool:
+def _chat_brings_bos(tokenizer: Any, template: str | None) -> bool:
     """Whether chats start with BOS in writing, before which no model puts a second one."""
     bos = tokenizer.bos_token
-    return bool(bos) and _opened_chat(tokenizer, _CHAT_PROBES[0]).startswith(bos)
+    return bool(bos) and _opened_chat(tokenizer, _CHAT_PROBES[0], template).startswith(bos)
 
 
 def _plain_count(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:

@@ -235,11 +235,11 @@ def test_one_rank_takes_the_answers_of_two(sampled, folder, expected) -> None:
 
 
 @pytest.mark.parametrize("lost", ["cache", "answers", "half of each"])
-def test_the_harness_cache_and_the_answers_stand_in_for_each_other(
-    sampled, expected, tmp_path, lost
-) -> None:
+def test_the_harness_cache_and_the_answers_stand_in_for_each_other(make, tmp_path, lost) -> None:
+    expected = asked(make(batch_size=2))
+
     def run(cache: str, answers: str, num_each: int = len(PROMPTS)) -> tuple[Results, LLaDALM]:
-        lm = sampled(answers_dir=str(tmp_path / answers))
+        lm = make(batch_size=2, answers_dir=str(tmp_path / answers))
         caching = CachingLM(lm, str(tmp_path / cache))
         try:
             return asked(caching, num_each), finished(lm)
@@ -283,28 +283,32 @@ def test_a_crash_inside_a_batch_leaves_the_batches_before_it(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_sigterm_ends_a_run_after_the_batch_and_the_next_goes_on(
-    sampled, expected, tmp_path, monkeypatch
+@pytest.mark.parametrize(("number", "word"), [("SIGTERM", "SIGTERM"), ("SIGINT", "Ctrl-C")])
+def test_a_signal_ends_a_run_after_the_batch_and_the_next_goes_on(
+    sampled, expected, tmp_path, monkeypatch, number, word
 ) -> None:
-    monkeypatch.setattr(preemption, "_told", False)
+    monkeypatch.setattr(preemption, "_told", None)
     before = signal.getsignal(signal.SIGTERM)
     lm = sampled(answers_dir=str(tmp_path), batch_size=2)
     text_of = lm._text.text_of
 
     def told(*args: Any, **kwargs: Any) -> str:
         if not preemption.was_told():
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.Signals[number])
         return text_of(*args, **kwargs)
 
     lm._text.text_of = told
     preemption.watch()
     try:
-        with pytest.raises(preemption.Preempted, match="the same command goes on"):
+        with pytest.raises(
+            preemption.Preempted, match=f"stopped by {word} .* the same command goes on"
+        ):
             lm.generate_until(generations(PROMPTS))
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     finished(lm)
-    monkeypatch.setattr(preemption, "_told", False)
+    monkeypatch.setattr(preemption, "_told", None)
     rest = sampled(answers_dir=str(tmp_path))
     assert rest.generate_until(generations(PROMPTS)) == expected["texts"]
     assert work(finished(rest))[0] == 2
@@ -314,7 +318,7 @@ def test_sigterm_ends_a_run_after_the_batch_and_the_next_goes_on(
 def test_a_forked_process_ends_on_sigterm_while_its_parent_notes_it(monkeypatch) -> None:
     # Workers of the harness' bootstrap inherited the handler, noted the signal by which their pool
     # ends them, and waited on, and the run with them.
-    monkeypatch.setattr(preemption, "_told", False)
+    monkeypatch.setattr(preemption, "_told", None)
     before = signal.getsignal(signal.SIGTERM)
     preemption.watch()
     try:
@@ -327,6 +331,7 @@ def test_a_forked_process_ends_on_sigterm_while_its_parent_notes_it(monkeypatch)
         assert preemption.was_told()
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_two_runs_at_once_on_one_folder_are_refused(sampled, folder) -> None:

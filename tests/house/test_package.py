@@ -153,3 +153,14 @@ def test_the_installed_tasks_are_plain_files_for_the_plain_harness(
             cwd=tmp_path,
         )
         assert f"|{name}|" in out.replace(" ", "")
+
+
+def test_the_floors_that_are_tested_are_those_that_are_promised() -> None:
+    root = Path(__file__).resolve().parents[2]
+    promised = (root / "pyproject.toml").read_text(encoding="utf-8")
+    floors = (root / "constraints-floors.txt").read_text(encoding="utf-8")
+    ours = floors.split("# The newest")[0]
+    pins = [line for line in ours.splitlines() if "==" in line]
+    assert len(pins) == 5
+    for pin in pins:
+        assert f'"{pin.replace("==", ">=").removesuffix(".0")}"' in promised

@@ -255,6 +255,23 @@ def test_the_command_goes_on_after_a_failure_and_ends_with_exit_code_1(hub, tmp_
     assert printed.endswith("1 of 4 items could not be had.\n")
 
 
+def test_equal_failures_are_one_line(monkeypatch, capsys):
+    def fetch(self):
+        yield from (Item(f"task {name}", error="OSError: no network") for name in "abc")
+        yield Item("task d", error="OSError: disk full")
+        yield from (Item(f"task ruler_{n}", error=f"OSError: RULER's {n}: gone") for n in "xy")
+
+    monkeypatch.setattr("lm_eval_llada.plan.prefetching.TaskFiles.fetch", fetch)
+    with pytest.raises(SystemExit):
+        run("niah_tiny")
+    failures = [line for line in capsys.readouterr().out.splitlines() if "FAIL" in line]
+    assert failures == [
+        "FAIL  task a, task b, task c: OSError: no network",
+        "FAIL  task d: OSError: disk full",
+        "FAIL  task ruler_x, task ruler_y: OSError: gone",
+    ]
+
+
 def test_the_command_reads_a_local_folder(hub, tmp_path, capsys):
     (tmp_path / "lcc.jsonl").write_text(json.dumps(document("lcc")), encoding="utf-8")
     run("longbench_lcc_4k", "--data_dir", str(tmp_path))

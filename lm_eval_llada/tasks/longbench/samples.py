@@ -103,7 +103,7 @@ def build_longbench(
         tokenizer,
         checked.length_unit,
         add_bos_token=checked.add_bos_token,
-        apply_chat_template=checked.apply_chat_template and prompt.chat_template,
+        apply_chat_template=prompt.chat_template and checked.apply_chat_template,
     )
     documents = longbench_documents(dataset, checked.data_dir, checked.hub_revision)
     wanted = len(documents) if checked.num_samples is None else checked.num_samples
@@ -200,7 +200,7 @@ def _is_list_of_texts(value: Any) -> bool:
 
 
 def _line_number(path: Path, place: int) -> int:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         return [number for number, line in enumerate(lines, start=1) if line.strip()][place]
 
 
@@ -236,7 +236,7 @@ def _holds(dataset: str) -> Callable[[Path], bool]:
         if path.stem.endswith("_e"):
             return False
         try:
-            with path.open(encoding="utf-8") as lines:
+            with path.open(encoding="utf-8-sig") as lines:
                 row = json.loads(next((line for line in lines if line.strip()), ""))
         except ValueError:
             return False

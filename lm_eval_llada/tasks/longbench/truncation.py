@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_llada.checkpoints.tokenizers import plain_backend
+from lm_eval_llada.tasks.chat_templates import chosen_template
 from lm_eval_llada.tasks.token_counts import chat_overhead, cl100k_encoding, make_counter
 
 # What decoding writes in place of bytes that are no whole character.
@@ -116,7 +117,7 @@ def make_cutter(
     length_unit: str = "model",
     *,
     add_bos_token: bool = False,
-    apply_chat_template: bool = False,
+    apply_chat_template: bool | str = False,
 ) -> MiddleCutter:
     """Build the cutter for a unit of length.
 
@@ -150,11 +151,18 @@ def make_cutter(
     if not apply_chat_template:
         return MiddleCutter(encode, decode, num_special)
 
+    name = apply_chat_template if isinstance(apply_chat_template, str) else None
+    template = chosen_template(tokenizer, name)
+
     def wrap(text: str) -> str:
         messages = [{"role": "user", "content": text}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        )
 
-    return MiddleCutter(encode, decode, num_special - chat_overhead(tokenizer), wrap)
+    return MiddleCutter(encode, decode, num_special - chat_overhead(tokenizer, name), wrap)
 
 
 def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:

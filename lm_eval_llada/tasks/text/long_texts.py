@@ -57,10 +57,14 @@ TEXTS: tuple[str, ...] = ("heldout", *_CORPORA)
 
 @dataclass(frozen=True)
 class Document:
-    """A text and what to call it."""
+    """A text and what to call it. A byte-order mark at its beginning is none of it."""
 
     name: str
     text: str
+
+    def __post_init__(self) -> None:  # noqa: D105
+        # Releases have it inside of rows of tables, too.
+        object.__setattr__(self, "text", self.text.removeprefix("\ufeff"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ class Source:
 
     def two_ways(self) -> str:
         """Say how to have the file: from the hub, or by ``data_dir``."""
+        # Where that holds an archive of many, the archive does as well.
+        file = Path(self.hub_name or self.name).name
         return (
             f"Either let the machine reach the hub, where {self.repository} holds the file, or "
-            f"download it there and pass data_dir=<folder> with <folder>/{self.folder}/{self.name}."
+            f"download it there and pass data_dir=<folder> with <folder>/{self.folder}/{file}."
         )
 
 
@@ -102,6 +105,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     # Not splitlines(), which also breaks at separators that may stand inside a JSON string.
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
                 yield f"{path}, line {number}", line
 
@@ -117,7 +122,7 @@ def parse_json(place: str, data: bytes) -> Any:
         ValueError: If it is not JSON in UTF-8, or has half of a character.
     """
     try:
-        content = json.loads(data.decode("utf-8"))
+        content = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not JSON ({error}).") from error
     # Escapes can say what UTF-8 cannot, and tokenizers and tables would fail on it later.
