@@ -170,9 +170,8 @@ class LLaDALM(TemplateLM):
         for request in requests:
             context, continuation = request.args
             prefix, target = self._encode_pair(context, continuation)
-            encoded.append(
-                ((context, continuation), self._fitted(request, prefix, len(target)), target)
-            )
+            kept = self._fitted(request, prefix, len(target))
+            encoded.append(((context, continuation), kept, target))
         return self._score(encoded, [_task_and_sample(r) for r in requests], disable_tqdm)
 
     def loglikelihood_rolling(
@@ -371,10 +370,7 @@ class LLaDALM(TemplateLM):
         own_keys(cache_hook, self._owner)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes into the results' `config`, asked for once at the end.
-
-        Also says on stderr which tasks were truncated.
-        """
+        """What the harness writes into the results' `config`; says which tasks were truncated."""
         log, requests = merge_logs(self._logs), self.arguments.requests
         for line in log.truncation_lines(requests.truncation, requests.max_length):
             _logger.warning(line)
