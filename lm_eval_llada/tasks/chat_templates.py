@@ -19,7 +19,7 @@ def chosen_template(tokenizer: Any, name: str | None) -> str:
     if templates is None:
         raise ValueError(
             f"The tokenizer {label!r} has no chat template; run without "
-            "--apply_chat_template, as is right for a base model."
+            "apply_chat_template, as is right for a base model."
         )
     if isinstance(templates, str):
         if name not in (None, "default"):
@@ -28,6 +28,11 @@ def chosen_template(tokenizer: Any, name: str | None) -> str:
                 f"got --apply_chat_template {name}. Leave the name out."
             )
         return templates
+    if not isinstance(templates, Mapping):
+        raise ValueError(
+            f"The chat template of the tokenizer {label!r} must be a text, or several with names; "
+            f"got {templates!r}. Look at its tokenizer_config.json."
+        )
     if name is None and "default" not in templates:
         raise ValueError(
             f"The tokenizer {label!r} has several chat templates and no default; "

@@ -316,8 +316,8 @@ def test_a_wrong_argument_is_one_sentence(
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("niah_tinny", "Tasks not found: niah_tinny"),
-        ("./no/task.yaml", "not found: .*no/task.yaml"),
+        ("niah_tinny", "no task, .* 'niah_tinny'. Did you mean 'niah_tiny'"),
+        ("./no/task.yaml", "no task, .*no/task.yaml"),
     ],
 )
 def test_a_misspelt_task_costs_nothing(

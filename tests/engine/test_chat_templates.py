@@ -74,6 +74,7 @@ def test_templates_without_a_default_are_listed(lm_with) -> None:
         (PLAIN, "rag", "has one chat template, without a name; got --apply_chat_template rag"),
         ({"default": PLAIN, "rag": NAMED}, "rga", "Did you mean 'rag'"),
         (None, None, "has no chat template"),
+        (7, None, "must be a text, or several with names; got 7"),
     ],
 )
 def test_a_name_that_is_not_there_is_an_error(

@@ -144,5 +144,5 @@ def test_chat_format_counts_in_the_models_tokens_under_cl100k_too(monkeypatch):
 
 
 def test_missing_chat_template_is_an_error():
-    with pytest.raises(ValueError, match="no chat template.*leave out apply_chat_template"):
+    with pytest.raises(ValueError, match="no chat template.*run without apply_chat_template"):
         make_counter(with_template(None), apply_chat_template=True)
