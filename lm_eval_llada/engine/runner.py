@@ -43,7 +43,7 @@ from lm_eval_llada.modeling import (
     make_denoiser,
 )
 from lm_eval_llada.modeling.cost import activation_bytes
-from lm_eval_llada.modeling.loading import check_weights
+from lm_eval_llada.modeling.weights import check_weights
 from lm_eval_llada.rope import ResolvedRope
 
 Result = TypeVar("Result")

@@ -13,8 +13,8 @@ from lm_eval_llada.diffusion.mask_plans import LikelihoodOptions
 from lm_eval_llada.diffusion.masks import MAX_ENUMERATED_LENGTH, enumerate_masks
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions, block_schedule
 from lm_eval_llada.errors import require_whole
+from lm_eval_llada.modeling.block import MLP_CHUNK_BYTES
 from lm_eval_llada.modeling.configuration import LLaDAConfig
-from lm_eval_llada.modeling.model import MLP_CHUNK_BYTES
 
 # Tensors as wide as the residual stream that live at once in a block, keys and values apart: the
 # stream before and after attention, two norms, queries, the output of attention and its projection,

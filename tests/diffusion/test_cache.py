@@ -16,7 +16,7 @@ from lm_eval_llada.modeling import (
     apply_rope,
     make_denoiser,
 )
-from lm_eval_llada.modeling import model as model_module
+from lm_eval_llada.modeling import block as block_module
 from lm_eval_llada.rope import RopeChoice
 from tests.helpers.attention import packed_attention
 from tests.helpers.llada_models import SHAPES, assert_close, make_model, plain_forward, tokens
@@ -125,7 +125,7 @@ def test_an_mlp_in_parts_computes_the_same(monkeypatch):
         lambda module, given, output: calls.append(len(given[0]))
     )
     # 80 numbers of 4 bytes a row.
-    monkeypatch.setattr(model_module, "MLP_CHUNK_BYTES", 20 * 320)
+    monkeypatch.setattr(block_module, "MLP_CHUNK_BYTES", 20 * 320)
     assert_close(model(ids).logits, whole, 1e-5)
     assert calls == [20, 20, 11]
 

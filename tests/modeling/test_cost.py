@@ -24,7 +24,7 @@ from lm_eval_llada.modeling import (
     LLaDAConfig,
     make_denoiser,
 )
-from lm_eval_llada.modeling import model as model_module
+from lm_eval_llada.modeling import block as block_module
 from lm_eval_llada.modeling.cost import (
     Work,
     activation_bytes,
@@ -192,7 +192,7 @@ def test_activations_stay_within_the_estimate_and_near_it(
     length, num_rows = 512, 16
     if is_chunked:
         chunk = 64 * 768 * dtype.itemsize
-        monkeypatch.setattr(model_module, "MLP_CHUNK_BYTES", chunk)
+        monkeypatch.setattr(block_module, "MLP_CHUNK_BYTES", chunk)
         monkeypatch.setattr("lm_eval_llada.modeling.cost.MLP_CHUNK_BYTES", chunk)
     model = make_model(**MEMORY_SIZES, n_kv_heads=n_kv_heads).to(dtype)
     rows = torch.tensor([[0, position] for position in range(num_rows)])
