@@ -16,6 +16,7 @@ from lm_eval_llada.modeling import find_config
 from lm_eval_llada.modeling.cost import (
     Work,
     cache_bytes,
+    key_value_bytes,
     num_parameters,
 )
 from lm_eval_llada.plan.costs import GB, CostModel
@@ -46,7 +47,7 @@ def describe(namespace: argparse.Namespace) -> str:
         ValueError: If an argument is wrong, a task does not exist, or the model is not ours.
     """
     hardware = Hardware(**{name: getattr(namespace, name) for name in _OWN_ARGUMENTS})
-    if namespace.model != "llada":
+    if namespace.model not in ("llada", "mdlm"):
         raise ValueError(f"plan knows the cost of --model llada only; got {namespace.model!r}.")
     config = _run_config(namespace)
     beside = {name: getattr(config, name) for name in ("batch_size", "max_batch_size", "device")}
@@ -87,7 +88,8 @@ def _assumptions(costs: CostModel, plan: RunPlan, dtype: str, note: str | None) 
     parameters = num_parameters(config)
     lines = [
         f"Model: {parameters:,} parameters in {dtype}, "
-        f"{_gb(parameters * costs.itemsize)} of weights.",
+        f"{_gb(parameters * costs.itemsize)} of weights; keys and values take "
+        f"{key_value_bytes(config, costs.itemsize) / 1024:g} KiB a token.",
         f"{hardware.tflops:g} TFLOP/s on each GPU (--tflops), an assumption. Real efficiency is "
         "lower where contexts are short or batches small, and any below a GPU's peak: measure it.",
         "Every step of every request runs: no text ends early, no two requests are equal, and "
