@@ -226,6 +226,12 @@ def find_family(values: Mapping[str, Any]) -> Family:
     )
 
 
+def tokenizer_class_for(name: str | None) -> str | None:
+    """Transformers' class for a tokenizer whose own comes as remote code; None where none does."""
+    classes = {theirs: ours for row in FAMILIES for theirs, ours in row.tokenizer_classes.items()}
+    return classes.get(name or "")
+
+
 def twins_of(row: Family, tensor_names: Collection[str]) -> list[str]:
     """Other families of the same model types that tensors of such names belong to."""
     present = {

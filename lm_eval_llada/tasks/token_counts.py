@@ -228,11 +228,16 @@ def _is_name(value: Any) -> bool:
 
 @lru_cache(maxsize=2)
 def _load(name: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer
+    import transformers
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    folder = resolve_checkpoint(name)
+    from lm_eval_llada.modeling.families import tokenizer_class_for
+
+    folder, revision = resolve_checkpoint(name), revision or "main"
     try:
-        return AutoTokenizer.from_pretrained(folder, revision=revision or "main")
+        named = get_tokenizer_config(folder, revision=revision).get("tokenizer_class")
+        loader = getattr(transformers, tokenizer_class_for(named) or "AutoTokenizer")
+        return loader.from_pretrained(folder, revision=revision)
     except Exception as error:  # damaged files raise errors of every kind there
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"No tokenizer could be loaded from {name!r} ({reason}).") from error
