@@ -20,7 +20,7 @@ from lm_eval_llada.engine.arguments import (
 from lm_eval_llada.errors import require_whole
 
 # Other names for gen_length, in the harness' order of precedence.
-_LENGTH_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+LENGTH_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 # Samplers that our decoding does not have: allowed where they change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_p": (None, 1),
@@ -31,7 +31,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 _WITHOUT_EFFECT_AT_ZERO = ("top_p", "top_k", "min_p")
 _OTHER_NAMES = ("until", "do_sample", "ignore_eos")
-_GEN_KWARGS = (*SAMPLING_NAMES, *_LENGTH_ALIASES, *_OTHER_NAMES, *_NEUTRAL)
+_GEN_KWARGS = (*SAMPLING_NAMES, *LENGTH_ALIASES, *_OTHER_NAMES, *_NEUTRAL)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) ->
         if name not in _GEN_KWARGS:
             raise unknown_name("generation_kwargs", name, _GEN_KWARGS)
     changes = {name: gen_kwargs[name] for name in SAMPLING_NAMES if name in gen_kwargs}
-    aliases = [name for name in _LENGTH_ALIASES if gen_kwargs.get(name) is not None]
+    aliases = [name for name in LENGTH_ALIASES if gen_kwargs.get(name) is not None]
     if aliases and "gen_length" not in changes:
         # Checked here, so that a message names what was written.
         changes["gen_length"] = length = convert(aliases[0], gen_kwargs[aliases[0]], int)
@@ -83,10 +83,10 @@ def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) ->
     options = replace(defaults, **changes)
     _check_neutral(gen_kwargs, options)
     ignore_eos = convert("ignore_eos", gen_kwargs.get("ignore_eos", False), bool)
-    return GenerationPlan(options, _stops(gen_kwargs.get("until")), ignore_eos)
+    return GenerationPlan(options, stops_of(gen_kwargs.get("until")), ignore_eos)
 
 
-def _stops(until: Any) -> tuple[str, ...]:
+def stops_of(until: Any) -> tuple[str, ...]:
     """What ends a text; empty ones, which would end every text at once, are left out."""
     listed = [] if until is None else [until] if isinstance(until, str) else until
     if not isinstance(listed, list | tuple) or not all(isinstance(stop, str) for stop in listed):
@@ -108,7 +108,7 @@ def causal_generation(gen_kwargs: Mapping[str, Any], default_length: int) -> dic
     Returns:
         What is left, with `max_gen_toks`.
     """
-    lengths = ("gen_length", *_LENGTH_ALIASES)
+    lengths = ("gen_length", *LENGTH_ALIASES)
     given = next((gen_kwargs[name] for name in lengths if name in gen_kwargs), default_length)
     dropped = {*SAMPLING_NAMES, *lengths, "ignore_eos"} - {"temperature"}
     kept = {name: value for name, value in gen_kwargs.items() if name not in dropped}
