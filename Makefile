@@ -8,7 +8,7 @@
 #                 PyTorch's install page names, and set TORCH=torch==2.13.0+cpu
 #   CONSTRAINTS   /dev/null takes the newest versions instead of the tested ones (Python 3.10 has to)
 #   WORKERS       number of test processes
-#   DEMO_ARGS     arguments for the demo; see $(VENV)/bin/python -m lm_eval_llada.cli.demo --help
+#   DEMO_ARGS     arguments for the demo; see $(VENV)/bin/lm-eval-llada demo --help
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
     if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; \
@@ -36,10 +36,10 @@ help:
 	@echo 'make clean      remove $(VENV) and what tools leave behind'
 
 demo: $(VENV)/.installed-plot
-	$(BIN)/python -m lm_eval_llada.cli.demo $(DEMO_ARGS)
+	$(BIN)/python -m lm_eval_llada demo $(DEMO_ARGS)
 
 figure1: $(VENV)/.installed-plot
-	$(BIN)/python ppl/figure1.py
+	$(BIN)/python -m benchmarks.figure1
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.speed --output benchmarks/results/speed.jsonl

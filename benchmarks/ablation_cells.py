@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.posttrain.options import PosttrainOptions, read_options
@@ -126,25 +123,3 @@ def chosen(names: Sequence[str] | None) -> list[Cell]:
         if name not in cells:
             raise unknown_choice("A cell", name, cells)
     return [cell for name, cell in cells.items() if names is None or name in names]
-
-
-def read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """The finished cells of a file by name; none where there is no file.
-
-    Raises:
-        ValueError: if a line is not JSON.
-    """
-    if not path.exists():
-        return {}
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {record["cell"]: record for record in records}
-
-
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds a finished cell in one write, so that several processes may share a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, (json.dumps(record) + "\n").encode())
-    finally:
-        os.close(file)

@@ -8,15 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.ablation_cells import TARGET_LENGTH, all_cells
-from lm_eval_llada.report.document import (
-    GAP,
-    Paragraph,
-    Section,
-    Table,
-    number,
-    signed,
-    table,
-)
+from lm_eval_llada.report.document import GAP, Paragraph, Section, Table, number, signed, table
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.published import published_numbers
 
@@ -43,11 +35,7 @@ _PAPERS_PREFIX = "UltraLLaDA ("
 
 
 def tables(records: Sequence[Record]) -> str:
-    """All results as Markdown.
-
-    Args:
-        records: of finished cells, in any order.
-    """
+    """All results as Markdown."""
     settings = by_setting(records)
     if not settings:
         return "No cell has been measured yet."

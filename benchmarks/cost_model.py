@@ -31,11 +31,7 @@ import torch
 
 from lm_eval_llada.checkpoints.provenance import machine, package_commit
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import (
-    LLaDAConfig,
-    LLaDAForMaskedLM,
-    make_denoiser,
-)
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, make_denoiser
 from lm_eval_llada.modeling.cost import Work, generation_work
 
 CONTEXTS = (512, 1024, 2048, 4096, 8192)
@@ -97,7 +93,7 @@ def measure(model: LLaDAForMaskedLM, context: int, options: SamplingOptions, rep
         generate(denoise, [prompt], options, mask_token_id=4607)
         seconds.append(time.process_time() - start)
     timed = seconds[1:]
-    work: Work = generation_work(model.config, prompt_length, options)
+    work: Work = generation_work(MODEL, prompt_length, options)
     middle = median(timed)
     return Row(
         context=context,

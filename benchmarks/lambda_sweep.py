@@ -29,31 +29,18 @@ from typing import Any
 from lm_eval.utils import simple_parse_args_string
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.cli.demo import (
-    DemoOptions,
-    run_evaluations,
-    write_tasks,
-)
+from lm_eval_llada.cli.demo import write_tasks
 from lm_eval_llada.errors import require_whole
+from lm_eval_llada.harness.processes import run_evaluations
 from lm_eval_llada.modeling import load_config
-from lm_eval_llada.report import (
-    Run,
-    draw_heatmaps,
-    find_results,
-    read_run,
-)
-from lm_eval_llada.report.document import (
-    Paragraph,
-    Section,
-    Table,
-    number,
-    signed,
-    table,
-)
+from lm_eval_llada.report.cells import NeedleScores
+from lm_eval_llada.report.document import Paragraph, Section, Table, number, signed, table
+from lm_eval_llada.report.evaluations import model_arguments
 from lm_eval_llada.report.figures import new_figure, save_figure
+from lm_eval_llada.report.files import find_files
+from lm_eval_llada.report.heatmap import draw_heatmaps
 from lm_eval_llada.report.markdown import to_markdown
-from lm_eval_llada.report.needles import frontier_caption, frontier_rows
-from lm_eval_llada.report.rows import model_arguments
+from lm_eval_llada.report.needles import frontier_caption, frontier_rows, newest_needles
 
 _HALF = 50.0
 _NOTE = (
@@ -128,11 +115,8 @@ class SweepOptions:
         return f"pretrained={self.pretrained}{scaled}"
 
 
-def measure(options: SweepOptions) -> list[Run]:
+def measure(options: SweepOptions) -> list[NeedleScores]:
     """Run the λ that have no scores yet, and read those of all.
-
-    Args:
-        options: See `SweepOptions`.
 
     Raises:
         RuntimeError: If an evaluation fails; the message ends with the last lines of its log.
@@ -146,40 +130,33 @@ def measure(options: SweepOptions) -> list[Run]:
         path = options.output / f"results_{multiple}x.json"
         model_args = options.model_args(multiple, train_length)
         if not path.exists():
-            results = _evaluate(options.pretrained, plan, model_args)
+            results = _evaluate(plan, model_args)
             path.write_text(json.dumps(trimmed(results), indent=1) + "\n", encoding="utf-8")
         check_settings(path, model_args, plan)
-        runs.append(labelled(read_run(path)))
+        runs.append(labelled(newest_needles(path, path.name)))
     return runs
 
 
-def _evaluate(pretrained: str, plan: Mapping[int, int], model_args: str) -> dict[str, Any]:
+def _evaluate(plan: Mapping[int, int], model_args: str) -> Mapping[str, Any]:
     """What lm-eval writes about one λ."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for length, repeats in plan.items():
-            options = DemoOptions(pretrained, (length,), repeats)
-            write_tasks(options, folder / "tasks" / str(length))
+        write_tasks(folder / "tasks", plan)
         arguments = [
             *("--model", "llada"),
             *("--model_args", model_args),
-            *("--tasks", str(folder / "tasks" / "*" / "*.yaml")),
+            *("--tasks", str(folder / "tasks")),
             *("--output_path", str(folder / "results")),
         ]
         run_evaluations({"needles": arguments}, folder)
-        content = find_results(folder / "results")[-1].read_text(encoding="utf-8")
-    results: dict[str, Any] = json.loads(content)
-    return results
+        return find_files([folder / "results"]).results[-1].content
 
 
 def trimmed(results: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of lm-eval's results that tables and pictures are made from, in their old places.
 
-    What else there is describes the machine, its paths included. `read_run` and `lm-eval-llada
-    report` read what is left like the whole.
-
-    Args:
-        results: From a results file of lm-eval.
+    What else there is describes the machine, its paths included. `lm-eval-llada report`
+    reads what is left like the whole.
     """
     kept = ("length", "repeats", "version")
     return {
@@ -229,11 +206,8 @@ def check_settings(path: Path, model_args: str, plan: Mapping[int, int]) -> None
             )
 
 
-def labelled(run: Run) -> Run:
+def labelled(run: NeedleScores) -> NeedleScores:
     """A run under the name that its λ gives it.
-
-    Args:
-        run: Of a model whose rope has a λ.
 
     Raises:
         ValueError: If it has none.
@@ -244,12 +218,8 @@ def labelled(run: Run) -> Run:
     return dataclasses.replace(run, label="λ = 1" if scale == 1 else f"λ = {scale:.2f}")
 
 
-def crossing(run: Run, length: int) -> float | None:
+def crossing(run: NeedleScores, length: int) -> float | None:
     """Depth in per cent where the score rises through 50 for the last time towards the end.
-
-    Args:
-        run: With a score at ``length``.
-        length: In tokens.
 
     Returns:
         Interpolated between two measured depths; the shallowest depth where no score is below
@@ -266,12 +236,8 @@ def crossing(run: Run, length: int) -> float | None:
     return low.depth + share * (high.depth - low.depth)
 
 
-def rows_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Predicted against observed, one row for each λ and length.
-
-    Args:
-        runs: From `measure`.
-    """
+def rows_of(runs: Sequence[NeedleScores]) -> list[dict[str, Any]]:
+    """Predicted against observed, one row for each λ and length."""
     return [
         {
             "label": run.label,
@@ -287,11 +253,7 @@ def rows_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def frontier_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows as a table.
-
-    Args:
-        rows: From `rows_of`.
-    """
+    """The rows as a table."""
     header = ["λ", "length", "depth predicted", "observed", "last crossing of 50"]
     header += ["mean predicted", "observed mean", "error of the mean", "samples"]
     return table(
@@ -336,11 +298,7 @@ def run_sweep(options: SweepOptions) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence on what went wrong.
-
-    Args:
-        argv: Arguments; those of the process if None.
-    """
+    """Exit code: 0, or 1 after one sentence on what went wrong."""
     defaults = SweepOptions()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -25,18 +25,13 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.niah_evidence import is_found
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import (
-    LLaDAConfig,
-    LLaDAForMaskedLM,
-    load_model,
-    make_denoiser,
-)
-from lm_eval_llada.tasks.niah.scores import niah_exact
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_model, make_denoiser
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 DEPTHS = (0, 20, 40, 60, 80, 90, 100)
 GEN_LENGTH = 8
@@ -107,8 +102,7 @@ def needles_found(answer: Answer, tokenizer: Any, length: int, samples: int) -> 
         tokenizer, length=length, gen_length=GEN_LENGTH, depths=DEPTHS, repeats=samples
     ):
         output = answer(tokenizer(sample["prompt"], verbose=False)["input_ids"])
-        text = tokenizer.decode(output, skip_special_tokens=True)
-        found[int(sample["depth"])] += int(niah_exact(text, sample["answer"]) == 100)
+        found[int(sample["depth"])] += is_found(sample, output, tokenizer)
     return found
 
 
@@ -118,13 +112,13 @@ def first_token_shares(folder: Any, tokenizer: Any, length: int) -> list[list[fl
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     ids = tokenizer(heldout_text(), verbose=False)["input_ids"]
     starts = [(len(ids) - length) * i // (_NUM_TEXTS - 1) for i in range(_NUM_TEXTS)]
-    total = 0.0
+    total = torch.zeros(())
     for start in starts:
         text = torch.tensor([ids[start : start + length]])
         weights = model(text, output_attentions=True).attentions
         shares = [layer[0, :, -_NUM_LAST:, 0].float().mean(-1) for layer in weights]
         total = total + torch.stack(shares) / len(starts)
-    return [[round(share, 4) for share in layer] for layer in torch.as_tensor(total).tolist()]
+    return [[round(share, 4) for share in layer] for layer in total.tolist()]
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ whole sequence.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,22 +24,16 @@ from typing import Any
 
 import torch
 
+from benchmarks.json_lines import append_record, read_records
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.diffusion.sampler import (
-    CACHES,
-    SamplingOptions,
-    generate,
-)
-from lm_eval_llada.modeling import (
-    LLaDAForMaskedLM,
-    load_model,
-    make_denoiser,
-)
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
+from lm_eval_llada.diffusion.sampler import CACHES, SamplingOptions, generate
+from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.rope import RopeChoice
-from lm_eval_llada.tasks.niah.scores import niah_exact, wilson_interval
+from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
-from lm_eval_llada.tasks.token_counts import load_tokenizer
+from lm_eval_llada.tasks.statistics import wilson_interval
 
 DEPTHS = tuple(range(0, 101, 10))
 TOKENS_PER_BATCH = 8192
@@ -73,12 +66,7 @@ class Cell:
 
 
 def plan(names: Iterable[str], **settings: Any) -> list[Cell]:
-    """Cells from names such as `1024:ntk:1024:0` (length, method, target, distractors).
-
-    Args:
-        names: Of the cells.
-        **settings: The other fields of `Cell`, the same for all.
-    """
+    """Cells from names such as `1024:ntk:1024:0` (length, method, target, distractors)."""
     cells = []
     for name in names:
         length, method, target, distractors = name.split(":")
@@ -135,18 +123,21 @@ def count_right(
             new_cache=KeyValueCache,
         )
         for sample, output in zip(batch, outputs, strict=True):
-            text = tokenizer.decode(output, skip_special_tokens=True)
-            right[int(sample["depth"])] += int(niah_exact(text, sample["answer"]) == 100)
+            right[int(sample["depth"])] += is_found(sample, output, tokenizer)
     return right
+
+
+def is_found(sample: dict[str, Any], output: Any, tokenizer: Any) -> bool:
+    """Whether the number that a sample asks for is in the output, tokens of its tokenizer."""
+    text = tokenizer.decode(output, skip_special_tokens=True)
+    return niah_exact(text, sample["answer"]) == 100
 
 
 def measure(arguments: argparse.Namespace) -> None:
     """Runs the cells that are not there yet."""
     torch.set_num_threads(arguments.threads)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"{arguments.label}.jsonl"
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    finished = {_name(row) for row in done}
+    finished = {_name(record) for record in read_records(path)}
     folder = resolve_checkpoint(arguments.pretrained)
     tokenizer = load_tokenizer(folder)
     names = ("samples", "steps", "gen_length", "cache")
@@ -158,8 +149,7 @@ def measure(arguments: argparse.Namespace) -> None:
         )
         model = load_model(folder, rope=choice, dtype=arguments.dtype)
         result = run_cell(model, tokenizer, cell) | {"dtype": arguments.dtype}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+        append_record(path, result)
         print(describe(result), flush=True)
 
 
@@ -195,9 +185,9 @@ def table(folder: Path) -> str:
         lines.append(
             f"{path.stem}: length, method, target, distractors; share right at depth 0-100 %"
         )
-        results = [json.loads(line) for line in path.read_text().splitlines()]
         order = sorted(
-            results, key=lambda r: (r["distractors"], r["length"], r["method"], r["target"])
+            read_records(path),
+            key=lambda r: (r["distractors"], r["length"], r["method"], r["target"]),
         )
         lines += [describe(result) for result in order]
     return "\n".join(lines)

@@ -40,22 +40,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ablation_cells import Cell, append_record, chosen, read_records
+from benchmarks.ablation_cells import Cell, chosen
 from benchmarks.ablation_tables import tables
+from benchmarks.json_lines import append_record, read_records
 from benchmarks.niah_evidence import count_right
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.requests import content_seed
-from lm_eval_llada.modeling import (
-    LLaDAForMaskedLM,
-    load_model,
-    make_denoiser,
-)
+from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 LENGTHS = (512, 1024, 2048, 4096)
 DEPTHS = (0, 25, 50, 75, 100)
@@ -94,8 +91,16 @@ class Measurement:
     @cached_property
     def needles(self) -> dict[int, list[dict[str, Any]]]:
         """Samples by length, as `build_niah` makes them."""
-        settings = {"gen_length": SAMPLING.gen_length, "depths": DEPTHS, "repeats": self.samples}
-        return {length: build_niah(self.tokenizer, length=length, **settings) for length in LENGTHS}
+        return {
+            length: build_niah(
+                self.tokenizer,
+                length=length,
+                gen_length=SAMPLING.gen_length,
+                depths=DEPTHS,
+                repeats=self.samples,
+            )
+            for length in LENGTHS
+        }
 
     @cached_property
     def ends(self) -> list[int]:
@@ -196,7 +201,7 @@ def run_missing(
         measure: from a cell to its record.
     """
     for cell in cells:
-        if cell.name in read_records(results):
+        if cell.name in {record["cell"] for record in read_records(results)}:
             continue
         record = measure(cell)
         append_record(results, record)
@@ -205,11 +210,7 @@ def run_missing(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after one sentence on what is wrong.
-
-    Args:
-        argv: arguments; those of the process if None.
-    """
+    """Exit code: 0, or 1 after one sentence on what is wrong."""
     arguments = _parser().parse_args(argv)
     try:
         cells = chosen(arguments.only)
@@ -221,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.results,
                 lambda cell: run_cell(cell, arguments.runs, measurement),
             )
-        print(tables(list(read_records(arguments.results).values())))
+        print(tables(read_records(arguments.results)))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

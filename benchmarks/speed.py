@@ -39,17 +39,13 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.json_lines import read_records
 from benchmarks.speed_cases import CASES
 from benchmarks.speed_measure import Stopwatch, added_peak, make_row, peak_apart
 from benchmarks.speed_models import Scale
 from lm_eval_llada.checkpoints.provenance import machine, package_commit
 from lm_eval_llada.errors import require_whole, unknown_choice
-from lm_eval_llada.report.document import (
-    GAP,
-    Table,
-    number,
-    table,
-)
+from lm_eval_llada.report.document import GAP, Table, number, table
 from lm_eval_llada.report.terminal import aligned
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "speed.jsonl"
@@ -126,14 +122,6 @@ def run_cases(names: Sequence[str], arguments: argparse.Namespace) -> Iterator[d
         yield row
 
 
-def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a file of results by the name of their case; none where it is not there."""
-    if not path.is_file():
-        return {}
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {row["name"]: row for row in rows}
-
-
 def write_rows(path: Path, rows: Mapping[str, dict[str, Any]]) -> None:
     """Write rows in the order of the cases."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +188,7 @@ def main() -> None:
     if arguments.peak_of:
         print_peak(arguments.peak_of, arguments.side, _scale(arguments))
         return
-    rows = read_rows(arguments.output)
+    rows = {row["name"]: row for row in read_records(arguments.output)}
     if arguments.table:
         print_tables(list(rows.values()))
         return

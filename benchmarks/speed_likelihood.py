@@ -74,7 +74,7 @@ def make_requests(lm: LLaDALM, num_questions: int, lengths: tuple[int, int]) -> 
         context = piece(*_CONTEXT_TOKENS)
         for _ in range(_NUM_OPTIONS):
             option = piece(*lengths)
-            strings = (lm.tokenizer.decode(context), lm.tokenizer.decode(option))
+            strings = (str(lm.tokenizer.decode(context)), str(lm.tokenizer.decode(option)))
             requests.append(Request(strings, context, option))
     return requests
 

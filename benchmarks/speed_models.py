@@ -18,12 +18,7 @@ from lm_eval_llada.engine.batching import Progress
 from lm_eval_llada.engine.requests import GenerationPlan
 from lm_eval_llada.engine.runner import Generation
 from lm_eval_llada.harness.llada import LLaDALM
-from lm_eval_llada.modeling import (
-    KeyValueCache,
-    LLaDAConfig,
-    LLaDAForMaskedLM,
-    make_denoiser,
-)
+from lm_eval_llada.modeling import KeyValueCache, LLaDAConfig, LLaDAForMaskedLM, make_denoiser
 from tests.helpers.plain_loops import Denoise, plain_generate, whole_forward
 from tests.helpers.toy_requests import generations
 

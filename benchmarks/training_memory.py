@@ -150,7 +150,8 @@ def main() -> None:
     parser.add_argument("--measure", choices=WAYS, help="one measurement, printed in bytes")
     arguments = parser.parse_args()
     if arguments.measure:
-        print(measure(arguments.measure, *arguments.lengths, arguments.width, arguments.layers))
+        (length,) = arguments.lengths
+        print(measure(arguments.measure, length, arguments.width, arguments.layers))
         return
     heads = "".join(f"{length:>10}" for length in arguments.lengths)
     print(f"{'peak (MiB)':<12}{heads}{'exponent':>10}{'last':>8}")

@@ -3,12 +3,13 @@
     python -m benchmarks.endurance.fuzz --examples 1000
     python -m benchmarks.endurance.fuzz --families configs indices --examples 5000 --seed 7
 
-Inputs come from the strategies of `tests/fuzz_settings.py` and `tests/fuzz_files.py`, of which the
-test suite runs a few. An input is accepted, and its result satisfies what has to hold; or refused,
-by an error of a declared class whose message is the package's own and names the input; anything
-else is a failure. Each distinct failure is shown once, with its shortest input. `--examples` is the
-number for a family of weight 1. What limits the time are files: a checkpoint is written for each
-input of some families. An input that takes more than `--seconds` ends the run with a traceback. A
+Inputs come from the strategies of `tests/helpers/fuzz_settings.py` and `fuzz_files.py`, of which
+the test suite runs a few. An input is accepted, and its result satisfies what has to hold; or
+refused, by an error of a declared class whose message is the package's own and names the input;
+anything else is a failure. Each distinct failure is shown once, with its shortest input.
+`--examples` is the number for a family of weight 1. What limits the time are files: a checkpoint
+is written for each input of some families. An input that takes more than `--seconds` ends the run
+with a traceback. A
 table comes first, one JSON line last; the exit code is 1 if anything failed.
 """
 

@@ -15,11 +15,7 @@ from lm_eval_llada.plan.hardware import DEFAULT_MEMORY_GB, DEFAULT_TFLOPS
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     _PlanParser.create(subparsers)
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
-from lm_eval._cli.utils import MergeDictAction, SplitArgs
+from lm_eval._cli.utils import SplitArgs
 from tqdm import tqdm
 
-from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
-from lm_eval_llada.tasks.grid import tasks_path
+from lm_eval_llada.cli.arguments import add_model_args, model_args_of
 
 if TYPE_CHECKING:
     from lm_eval_llada.plan.prefetching import Item
@@ -25,11 +24,7 @@ _DESCRIPTION = (
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     parser = subparsers.add_parser(
         "prefetch", help="Fetch what tasks and a model need offline", description=_DESCRIPTION
     )
@@ -40,13 +35,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="TASKS",
         help="tasks, groups, patterns or task files",
     )
-    parser.add_argument(
-        "--model_args",
-        nargs="+",
-        action=MergeDictAction,
-        metavar="name=value,...",
-        help=f"as in the run (default: pretrained={DEFAULT_CHECKPOINT})",
-    )
+    add_model_args(parser, "all of them")
     parser.add_argument("--data_dir", help="folder with corpora, read in place of the hub")
     parser.add_argument("--include_path", help="folder with further task files")
     parser.add_argument("--weights", action="store_true", help="fetch the weights as well")
@@ -65,10 +54,8 @@ def _prefetch(namespace: argparse.Namespace) -> None:
 
     model_args = _model_args(namespace)
     loading = parse_model_args(model_args).loading
-    # Later folders win in the harness.
-    include_path = [str(tasks_path()), *filter(None, [namespace.include_path])]
     # A misspelt name stops here, before gigabytes of weights come.
-    tasks = TaskFiles(namespace.tasks, model_args, include_path)
+    tasks = TaskFiles(namespace.tasks, model_args, namespace.include_path)
     if constants.HF_HUB_OFFLINE:
         print("HF_HUB_OFFLINE is set, so nothing is fetched: this checks what is here.")
     items: list[Item] = []
@@ -99,7 +86,7 @@ def _model_args(namespace: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If the folder was given twice.
     """
-    model_args = {"pretrained": DEFAULT_CHECKPOINT, **(namespace.model_args or {})}
+    model_args = model_args_of(namespace)
     if namespace.data_dir is None:
         return model_args
     if "data_dir" in model_args:

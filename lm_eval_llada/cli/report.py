@@ -13,20 +13,17 @@ from typing import Any, TextIO
 from lm_eval_llada.errors import require_whole
 from lm_eval_llada.report.against import against_section
 from lm_eval_llada.report.benchmarks import longbench_section, ruler_section
-from lm_eval_llada.report.document import Picture, Section
-from lm_eval_llada.report.evaluations import Evaluation, read_evaluations
+from lm_eval_llada.report.document import Picture, Section, without_pictures
+from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.failures import failures_section
-from lm_eval_llada.report.figures import new_figure, save_figure
+from lm_eval_llada.report.figures import save_figure
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.kinds import kinds_section
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.needle_section import needle_section
-from lm_eval_llada.report.perplexity import (
-    find_curves,
-    measured_perplexities,
-    perplexity_section,
-)
+from lm_eval_llada.report.perplexity import find_curves, measured_perplexities, perplexity_section
 from lm_eval_llada.report.published import published_section
+from lm_eval_llada.report.reading import read_evaluations
 from lm_eval_llada.report.runs import (
     other_tasks_section,
     overview_section,
@@ -76,11 +73,7 @@ class ReportOptions:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     help_text = "Turn folders of results into tables, pictures and pages"
     parser = subparsers.add_parser("report", help=help_text, description=help_text)
     parser.add_argument(
@@ -113,12 +106,8 @@ def add_parser(subparsers: Any) -> None:
 def run(namespace: argparse.Namespace) -> None:
     """Write a report and print its summary.
 
-    Args:
-        namespace: Of the parser that ``add_parser`` adds.
-
     Raises:
         ValueError: If nothing that was named can be reported, or ``--against`` names no two runs.
-        ImportError: If matplotlib is not installed.
         OSError: If the output cannot be written.
     """
     options = ReportOptions(
@@ -131,47 +120,40 @@ def run(namespace: argparse.Namespace) -> None:
 def write_report(options: ReportOptions, *, bold: bool = False) -> str:
     """Write ``report.md``, ``report.html`` and every picture as PNG and SVG.
 
-    Args:
-        options: What to report and where to write it.
-        bold: Whether headings of the summary are set in bold by terminal codes.
+    Without matplotlib there are no pictures, and the summary says so.
 
     Returns:
         The summary as plain text.
 
     Raises:
         ValueError: If nothing that was named can be reported, or ``against`` names no two runs.
-        ImportError: If matplotlib is not installed.
         OSError: If the output cannot be written.
     """
-    new_figure(1, 1)  # says what is missing before minutes of reading
     sections = build_sections(options)
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        block.name: save_figure(block.figure, folder, block.name)
-        for section in sections
-        for block in section.blocks
-        if isinstance(block, Picture)
-    }
+    drawn = [b for section in sections for b in section.blocks if isinstance(b, Picture)]
+    try:
+        pictures = {block.name: save_figure(block.draw(), folder, block.name) for block in drawn}
+        kept = f"{len(pictures)} pictures as PNG and SVG"
+    except ImportError as error:
+        pictures, kept = {}, f"no picture. {error}"
+        sections = [without_pictures(section) for section in sections]
     # Names in foreign files may hold halves of characters, which UTF-8 cannot write.
     for name, text in (
         ("report.md", to_markdown(_TITLE, sections)),
         ("report.html", to_html(_TITLE, sections, pictures)),
     ):
         (folder / name).write_text(text, encoding="utf-8", errors="replace")
-    written = f"Written: {folder / 'report.html'}, {folder / 'report.md'} and {len(pictures)} "
-    return f"{to_text(_TITLE, sections, bold=bold)}\n{written}pictures as PNG and SVG\n"
+    written = f"Written: {folder / 'report.html'}, {folder / 'report.md'} and {kept}"
+    return f"{to_text(_TITLE, sections, bold=bold)}\n{written}\n"
 
 
 def build_sections(options: ReportOptions) -> list[Section]:
     """The parts of a report that there are data for.
 
-    Args:
-        options: What to report.
-
     Raises:
         ValueError: If nothing that was named can be reported, or ``against`` names no two runs.
-        ImportError: If matplotlib is not installed.
     """
     found = find_files([*options.paths, *options.against])
     reading, curves = read_evaluations(found), find_curves(found.curves)

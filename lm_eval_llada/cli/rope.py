@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
+from lm_eval_llada.cli.arguments import add_model_args, model_args_of
 from lm_eval_llada.report.coverage import draw_coverage, save_coverage
-from lm_eval_llada.rope import (
-    METHODS,
-    RopeChoice,
-    coverage,
-    describe,
-    resolve,
-)
+from lm_eval_llada.rope import METHODS, RopeChoice, coverage, describe, resolve
+
+_NUMBERS = ("rope_theta", "head_dim", "train_length")
+# Arguments of the command, as in model_args, and what `RopeChoice` calls them.
+_CHOICE = {
+    "rope_method": "method",
+    "rope_scale": "scale",
+    "target_length": "target_length",
+    "train_length": "train_length",
+    "d_crit": "d_crit",
+    "round_scale": "round_scale",
+}
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     help_text = "Print λ, critical dimension, reach and coverage of a checkpoint or of numbers"
     parser = subparsers.add_parser("rope", help=help_text, description=help_text)
-    parser.add_argument(
-        "--pretrained", help=f"shipped model, folder or hub id (default: {DEFAULT_CHECKPOINT})"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    add_model_args(parser, "checkpoint and position embeddings")
     parser.add_argument("--rope_theta", type=float, help="base, in place of a checkpoint's")
     parser.add_argument("--head_dim", type=int, help="dimensions of a head, with --rope_theta")
     parser.add_argument("--train_length", type=int, help="trained context in tokens")
@@ -38,21 +37,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--d_crit", type=float, help="critical dimension, in place of the formula's"
     )
-    parser.add_argument("--round_scale", action="store_true", help="round λ up to an integer")
+    parser.add_argument(
+        "--round_scale", action="store_true", default=None, help="round λ up to an integer"
+    )
     parser.add_argument("--plot", type=Path, help="write the coverage of each pair as a picture")
     parser.set_defaults(func=_print_rope)
 
 
 def _print_rope(namespace: argparse.Namespace) -> None:
-    choice = RopeChoice(
-        method=namespace.rope_method,
-        scale=namespace.rope_scale,
-        target_length=namespace.target_length,
-        train_length=namespace.train_length,
-        d_crit=namespace.d_crit,
-        round_scale=namespace.round_scale,
-    )
-    rope_theta, head_dim, train_length = _rope_numbers(namespace)
+    choice, rope_theta, head_dim, train_length = _choice_and_numbers(namespace)
     resolved = resolve(choice, rope_theta=rope_theta, head_dim=head_dim, train_length=train_length)
     for line in describe(resolved):
         print(line)
@@ -74,25 +67,42 @@ def _print_rope(namespace: argparse.Namespace) -> None:
         print(f"wrote {namespace.plot}")
 
 
-def _rope_numbers(namespace: argparse.Namespace) -> tuple[float, int, int]:
-    """Base, head size and trained context, from the arguments or from a checkpoint."""
-    names = ("rope_theta", "head_dim", "train_length")
-    numbers = [getattr(namespace, name) for name in names]
-    if namespace.rope_theta is None and namespace.head_dim is None:
-        from lm_eval_llada.modeling import load_config
+def _choice_and_numbers(namespace: argparse.Namespace) -> tuple[RopeChoice, float, int, int]:
+    """What was asked; base, head size and trained context, from numbers or from a checkpoint."""
+    flags = {name: value for name in _CHOICE if (value := getattr(namespace, name)) is not None}
+    if namespace.rope_theta is not None or namespace.head_dim is not None:
+        return _chosen(flags), *_numbers(namespace)
+    from lm_eval_llada.modeling import load_config
 
-        name = namespace.pretrained or DEFAULT_CHECKPOINT
-        config = load_config(name, revision=namespace.revision)
-        return config.rope_theta, config.head_dim, config.train_length
-    if namespace.pretrained is not None:
+    model_args = model_args_of(namespace)
+    if twice := sorted(flags.keys() & model_args.keys()):
+        raise ValueError(f"{', '.join(twice)} came twice, alone and in --model_args; give one.")
+    if model_args.keys() <= {"pretrained", "revision"}:
+        choice = _chosen(flags)
+    else:
+        from lm_eval_llada.engine.arguments import parse_model_args
+
+        choice = parse_model_args({**model_args, **flags}).rope
+    config = load_config(model_args["pretrained"], revision=model_args.get("revision"))
+    return choice, config.rope_theta, config.head_dim, config.train_length
+
+
+def _chosen(flags: Mapping[str, Any]) -> RopeChoice:
+    return RopeChoice(**{_CHOICE[name]: value for name, value in flags.items()})
+
+
+def _numbers(namespace: argparse.Namespace) -> tuple[float, int, int]:
+    """Base, head size and trained context without a checkpoint."""
+    if namespace.model_args:
         raise ValueError(
-            f"--pretrained {namespace.pretrained} brings its own rope_theta and head_dim; drop it, "
-            "or drop --rope_theta and --head_dim."
+            "A checkpoint brings its own rope_theta and head_dim; drop --model_args, or drop "
+            "--rope_theta and --head_dim."
         )
-    missing = [f"--{name}" for name, number in zip(names, numbers, strict=True) if number is None]
+    numbers = [getattr(namespace, name) for name in _NUMBERS]
+    missing = [f"--{name}" for name, one in zip(_NUMBERS, numbers, strict=True) if one is None]
     if missing:
         raise ValueError(
-            f"Without a checkpoint, {', '.join(f'--{name}' for name in names)} are all needed; "
+            f"Without a checkpoint, {', '.join(f'--{name}' for name in _NUMBERS)} are all needed; "
             f"missing: {', '.join(missing)}."
         )
     return numbers[0], numbers[1], numbers[2]

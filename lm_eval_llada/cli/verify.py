@@ -6,9 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from lm_eval._cli.utils import MergeDictAction
-
-from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
+from lm_eval_llada.cli.arguments import add_model_args, model_args_of
 
 _DESCRIPTION = (
     "Load a checkpoint and check its config, files, weights and logits, find ten needles with it, "
@@ -18,24 +16,11 @@ _DESCRIPTION = (
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the command to a command line.
-
-    Args:
-        subparsers: What ``argparse.ArgumentParser.add_subparsers`` returned.
-    """
+    """Add the command to what ``add_subparsers`` returned."""
     parser = subparsers.add_parser(
         "verify", help="Check a checkpoint on this machine", description=_DESCRIPTION
     )
-    shown = "name=value,..."
-    parser.add_argument("given", nargs="*", metavar=shown, help="the same as --model_args")
-    parser.add_argument(
-        "--model_args",
-        nargs="+",
-        action=MergeDictAction,
-        metavar=shown,
-        help="as in a run: checkpoint, dtype, device, position embeddings "
-        f"(default: pretrained={DEFAULT_CHECKPOINT})",
-    )
+    add_model_args(parser, "checkpoint, dtype, device, position embeddings")
     parser.add_argument(
         "--official",
         action="store_true",
@@ -75,7 +60,7 @@ def _verify(namespace: argparse.Namespace) -> None:
         official=namespace.official,
         official_python=namespace.official_python,
     )
-    arguments = parse_model_args(_model_args(namespace))
+    arguments = parse_model_args(model_args_of(namespace))
     outcomes = []
     for check in verify(arguments, options):
         outcomes.append(check.outcome)
@@ -87,18 +72,3 @@ def _verify(namespace: argparse.Namespace) -> None:
     print(f"{len(outcomes)} checks, {num_failed} failed")
     if num_failed:
         raise SystemExit(1)
-
-
-def _model_args(namespace: argparse.Namespace) -> dict[str, Any]:
-    """The model arguments, whether they came with --model_args or without.
-
-    Raises:
-        ValueError: If one came both ways.
-    """
-    from lm_eval.utils import simple_parse_args_string
-
-    given = simple_parse_args_string(",".join(namespace.given))
-    named = namespace.model_args or {}
-    if twice := sorted(given.keys() & named.keys()):
-        raise ValueError(f"{', '.join(twice)} came both with and without --model_args; give one.")
-    return {**given, **named}

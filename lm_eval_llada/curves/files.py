@@ -89,12 +89,7 @@ class CurveFile:
 
 
 def describe_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return a phrase for each setting that differs, nested ones by their path.
-
-    Args:
-        theirs: Settings of the file.
-        ours: Settings of this run.
-    """
+    """Return a phrase for each setting that differs, nested ones by their path."""
     there, here = dict(_flat(theirs)), dict(_flat(ours))
     return [
         f"{name} is {_shown(there, name)} there and {_shown(here, name)} now"

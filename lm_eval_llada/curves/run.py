@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.curves.files import CurveFile
 from lm_eval_llada.curves.scores import (
     CAUSAL_ESTIMATOR,
@@ -40,13 +41,7 @@ from lm_eval_llada.errors import require_whole, unknown_choice
 from lm_eval_llada.modeling import make_denoiser
 from lm_eval_llada.modeling.cost import activation_bytes
 from lm_eval_llada.rope import ResolvedRope
-from lm_eval_llada.tasks.text.long_texts import (
-    TokenText,
-    long_texts,
-    read_documents,
-    tokenize,
-)
-from lm_eval_llada.tasks.token_counts import load_tokenizer
+from lm_eval_llada.tasks.text.long_texts import TokenText, long_texts, read_documents, tokenize
 
 MODELS = ("llada", "hf_rope")
 SPACINGS = ("geometric", "even")
@@ -219,10 +214,6 @@ def make_chunks(text: TokenText, options: CurveOptions) -> list[Chunk]:
 
     A chunk's seed comes from the run's seed, the document's whole text and the chunk's place, so
     its masks are the same whichever other chunks are scored, and in whatever order.
-
-    Args:
-        text: The document in tokens.
-        options: Which chunks.
     """
     tokens = torch.tensor(text.ids[: options.context])
     digest = _digest(text.document.text)

@@ -17,17 +17,8 @@ from torch import Tensor
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions
-from lm_eval_llada.diffusion.mask_plans import (
-    Estimate,
-    MaskPlan,
-    Pair,
-    masked_log_probs,
-)
-from lm_eval_llada.diffusion.masks import (
-    NOT_FINITE,
-    Predictor,
-    mask_probabilities,
-)
+from lm_eval_llada.diffusion.mask_plans import Estimate, MaskPlan, Pair, masked_log_probs
+from lm_eval_llada.diffusion.masks import NOT_FINITE, Predictor, mask_probabilities
 from lm_eval_llada.engine.batching import Batcher
 
 MASKED_ESTIMATORS = ("elbo", "masked_mean", "duel")

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.provenance import origin, peak_memory_bytes
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.engine.arguments import (
     SAMPLING_NAMES,
     TRUNCATION,
@@ -35,7 +36,6 @@ from lm_eval_llada.engine.ranks import choose_device, place_of_process
 from lm_eval_llada.engine.requests import LENGTH_ALIASES, RequestSeeds, fit_prompt, stops_of
 from lm_eval_llada.errors import require_whole, unknown_choice
 from lm_eval_llada.harness.runlog import RunLog
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 # What `generate` takes and does nothing with, and the values by which tasks say no more than that
 # they want no sampling of their own.

@@ -138,7 +138,6 @@ FAMILIES: tuple[Family, ...] = (
         end_of_turn=_QWEN_TURN,
         # Dream's README; its config.json has the 131,072 of the model it started from.
         train_length=2048,
-        tokenizer_classes={"DreamTokenizer": "Qwen2Tokenizer"},
         decoding={"alg": "entropy", "alg_temp": 0.0, "temperature": 0.2, "top_p": 0.95},
     ),
     Family(
@@ -224,12 +223,6 @@ def find_family(values: Mapping[str, Any]) -> Family:
         f"model_type={model_type!r}; this model reads {', '.join(map(repr, known))} checkpoints "
         f"only."
     )
-
-
-def tokenizer_class_for(name: str | None) -> str | None:
-    """Transformers' class for a tokenizer whose own comes as remote code; None where none does."""
-    classes = {theirs: ours for row in FAMILIES for theirs, ours in row.tokenizer_classes.items()}
-    return classes.get(name or "")
 
 
 def twins_of(row: Family, tensor_names: Collection[str]) -> list[str]:

@@ -42,8 +42,6 @@ class Family:
         mask_token: its name in the tokenizer, asked where config.json has no id.
         end_of_turn: tokens that end an answer beside the end of text.
         train_length: trained context in tokens, where `max_position_embeddings` is another number.
-        tokenizer_classes: classes that come as remote code, and those of transformers that read
-            the same files in the same way.
         decoding: settings of the release, in the names of model_args.
         unsupported: why a known family is refused; empty where it runs.
     """
@@ -61,7 +59,6 @@ class Family:
     mask_token: str | None = None
     end_of_turn: tuple[str, ...] = ()
     train_length: int | None = None
-    tokenizer_classes: Mapping[str, str] = field(default_factory=dict)
     decoding: Mapping[str, Any] = field(default_factory=dict)
     unsupported: str = ""
 

@@ -8,17 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval_llada.engine.arguments import ModelArguments, parse_model_args
-from lm_eval_llada.modeling import (
-    LLaDAConfig,
-    apply_rope,
-    find_config,
-)
-from lm_eval_llada.modeling.cost import (
-    Work,
-    generation_work,
-    likelihood_work,
-    peak_bytes,
-)
+from lm_eval_llada.modeling import LLaDAConfig, apply_rope, find_config
+from lm_eval_llada.modeling.cost import Work, generation_work, likelihood_work, peak_bytes
 from lm_eval_llada.plan.hardware import Hardware
 from lm_eval_llada.plan.requests import Request, TaskPlan
 from lm_eval_llada.rope import ResolvedRope
@@ -184,9 +175,6 @@ class CostModel:
 
 def checked_rope(model_args: Mapping[str, Any]) -> ResolvedRope:
     """The position embeddings that model_args ask for, from a config or a known shape alone.
-
-    Args:
-        model_args: Those of a run.
 
     Raises:
         ValueError: If one is wrong or the checkpoint's shape is not known.

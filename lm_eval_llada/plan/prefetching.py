@@ -6,26 +6,23 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from glob import glob
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
 from huggingface_hub import constants
-from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.errors import nearest
+from lm_eval_llada.plan.task_names import matches, single_tasks
 
 _TIKTOKEN_CACHE = "TIKTOKEN_CACHE_DIR"
 # What tokenizers and configs are made of on the hub, whatever the model.
 _TOKENIZER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 _WEIGHT_FILES = ("*.safetensors",)
-# A group with other keys hands them on to its members as settings.
-_GROUP_FIELDS = {option.name for option in fields(GroupConfig)}
 _NLTK_RESOURCES = ("tokenizers/punkt_tab", "tokenizers/punkt", "corpora/stopwords")
 
 
@@ -96,8 +93,8 @@ class TaskFiles:
             ValueError: If a name is unknown.
         """
         self._manager = TaskManager(include_path=list(include_path), metadata=dict(metadata))
-        leaves = [leaf for name in names for leaf in self._leaves(name)]
-        self.names = list(dict.fromkeys(leaves))
+        found = [match for name in names for match in self._matches(name)]
+        self.names = single_tasks(self._manager, found)
         self._seen: set[Path] = set()
 
     def fetch(self) -> Iterator[Item]:
@@ -116,33 +113,16 @@ class TaskFiles:
         for path in _nltk_resources():
             yield on_disk("resource of nltk", path)
 
-    def _leaves(self, name: str) -> list[str]:
-        """The tasks that a name stands for."""
-        matches = self._manager.match_tasks([name])
-        if not matches:
-            matches = sorted(glob(str(Path(name) / "*.yaml") if Path(name).is_dir() else name))
-            if matches:
-                return [str(Path(match).absolute()) for match in matches]
-            guess = nearest(name, self._manager.all_tasks)
-            hint = "" if guess is None else f" Did you mean {guess!r}?"
-            raise ValueError(
-                f"There is no task, group, tag or task file {name!r}.{hint} `lm-eval-llada ls "
-                "tasks` lists all."
-            )
-        return [leaf for match in matches for leaf in self._members(match)]
-
-    def _members(self, name: str) -> list[str]:
-        """The tasks of a group or tag; itself if it is a task, or cannot be taken apart."""
-        entry = self._manager.task_index[name]
-        if name in self._manager.all_tags:
-            return sorted(entry.tags)
-        config = entry.cfg or {}
-        members = config.get("task")
-        if not isinstance(members, list) or not set(config) <= _GROUP_FIELDS:
-            return [name]
-        if not all(str(member) in self._manager.task_index for member in members):
-            return [name]
-        return [leaf for member in members for leaf in self._members(member)]
+    def _matches(self, name: str) -> list[str]:
+        """What a name stands for; a name that stands for nothing is an error."""
+        if found := matches(self._manager, name):
+            return found
+        guess = nearest(name, self._manager.all_tasks)
+        hint = "" if guess is None else f" Did you mean {guess!r}?"
+        raise ValueError(
+            f"There is no task, group, tag or task file {name!r}.{hint} `lm-eval-llada ls "
+            "tasks` lists all."
+        )
 
     def _build(self, name: str) -> Iterator[Item]:
         """Build a task; yields what it read that no task before it did."""

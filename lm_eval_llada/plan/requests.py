@@ -15,7 +15,6 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.config.evaluate_config import EvaluatorConfig
-from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 
 from lm_eval_llada.diffusion.likelihood import rolling_windows
@@ -23,6 +22,7 @@ from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import ModelArguments
 from lm_eval_llada.engine.requests import fit_prompt, plan_generation
 from lm_eval_llada.harness.llada import LLaDALM
+from lm_eval_llada.plan.task_names import is_file, matches, single_tasks
 from lm_eval_llada.tasks.longbench.samples import LongBenchOptions
 from lm_eval_llada.tasks.niah.options import NiahOptions
 from lm_eval_llada.tasks.perplexity.samples import PerplexityOptions, chunk_ends
@@ -90,28 +90,24 @@ class RunPlan:
 def plan_run(config: EvaluatorConfig, arguments: ModelArguments) -> RunPlan:
     """Find out what a run asks of the model.
 
-    Args:
-        config: Of the run, with our tasks in its `include_path`.
-        arguments: From its model_args.
-
     Raises:
         ValueError: If a task does not exist, or its settings are wrong.
     """
     manager, names = _find_tasks(config)
     planned: dict[str, TaskPlan] = {}
     missing = []
-    for name in names:
-        for task, settings in _leaves(manager, name).items():
-            if task in planned:
-                continue
-            if settings is None:
-                found = _built(config, arguments, manager, task)
-            else:
-                found = _foreseen(config, arguments, manager, task, settings)
-            if isinstance(found, str):
-                missing.append(found)
-            else:
-                planned.update((plan.name, plan) for plan in found)
+    for task in single_tasks(manager, names):
+        if task in planned:
+            continue
+        settings = _settings(manager, task)
+        if _kind(settings) is None:
+            found = _built(config, arguments, manager, task)
+        else:
+            found = _foreseen(config, arguments, manager, task, settings)
+        if isinstance(found, str):
+            missing.append(found)
+        else:
+            planned.update((plan.name, plan) for plan in found)
     return RunPlan(tuple(planned.values()), tuple(missing))
 
 
@@ -128,8 +124,8 @@ def _find_tasks(config: EvaluatorConfig) -> tuple[TaskManager, list[str]]:
             include_defaults=include_defaults,
             metadata=config.metadata,
         )
-        found = {name: _matches(manager, name) for name in wanted}
-        missing = [name for name, matches in found.items() if not matches]
+        found = {name: matches(manager, name) for name in wanted}
+        missing = [name for name, tasks in found.items() if not tasks]
         if wanted and not missing:
             return manager, list(dict.fromkeys(name for names in found.values() for name in names))
     raise ValueError(
@@ -137,34 +133,14 @@ def _find_tasks(config: EvaluatorConfig) -> tuple[TaskManager, list[str]]:
     )
 
 
-def _matches(manager: TaskManager, name: str) -> list[str]:
-    if name.endswith((".yaml", ".yml")):
-        return [str(Path(name).absolute())] if Path(name).is_file() else []
-    return manager.match_tasks([name])
-
-
-def _leaves(manager: TaskManager, name: str) -> dict[str, dict[str, Any] | None]:
-    """The tasks of a task, group or tag, each with its file's settings; None for foreign ones."""
-    if name.endswith((".yaml", ".yml")):
+def _settings(manager: TaskManager, task: str) -> dict[str, Any]:
+    """What the file of a task says; nothing for tasks that have none."""
+    if is_file(task):
         from lm_eval.tasks._yaml_loader import load_yaml
 
-        settings = load_yaml(name, resolve_func=False)
-        return {name: settings if _kind(settings) else None}
-    entry = manager.task_index.get(name)
-    if entry is None:
-        return {name: None}
-    settings = entry.cfg or {}
-    if "group" in settings:
-        members = settings.get("task") or []
-    elif entry.cfg is None and entry.tags:
-        members = sorted(entry.tags)
-    else:
-        return {name: settings if _kind(settings) else None}
-    known = {field.name for field in fields(GroupConfig)} | {"tag", "include"}
-    if not all(isinstance(member, str) for member in members) or set(settings) - known:
-        # Members that the group changes can only be built with it.
-        return {name: None}
-    return {task: leaf for one in members for task, leaf in _leaves(manager, one).items()}
+        return load_yaml(task, resolve_func=False)
+    entry = manager.task_index.get(task)
+    return (entry.cfg or {}) if entry is not None else {}
 
 
 def _kind(settings: Mapping[str, Any]) -> str | None:

@@ -21,17 +21,8 @@ from lm_eval_llada.modeling.cost import (
 )
 from lm_eval_llada.plan.costs import GB, CostModel
 from lm_eval_llada.plan.hardware import Hardware
-from lm_eval_llada.plan.requests import (
-    Request,
-    RunPlan,
-    TaskPlan,
-    plan_run,
-)
-from lm_eval_llada.report.document import (
-    Bullets,
-    Section,
-    Table,
-)
+from lm_eval_llada.plan.requests import Request, RunPlan, TaskPlan, plan_run
+from lm_eval_llada.report.document import Bullets, Section, Table
 from lm_eval_llada.report.terminal import to_text
 
 _OWN_ARGUMENTS = tuple(field.name for field in fields(Hardware))

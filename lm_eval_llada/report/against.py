@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from lm_eval_llada.report.document import (
-    Block,
-    Paragraph,
-    Section,
-    Table,
-    number,
-    signed,
-    table,
-)
+from lm_eval_llada.report.document import Block, Paragraph, Section, Table, number, signed, table
 from lm_eval_llada.report.evaluations import Evaluation
-from lm_eval_llada.report.kinds import (
-    Difference,
-    by_kind,
-    difference,
-    kind_of,
-)
+from lm_eval_llada.report.kinds import Difference, by_kind, difference, kind_of
 
 _CLEAR = 2.0  # standard errors
 _CHANCE = 0.05  # share of differences beyond them where there is none, for a normal distribution
@@ -25,12 +12,7 @@ _COLUMNS = ("B - A", "standard error", "in standard errors", "compared")
 
 
 def against_section(first: Evaluation, second: Evaluation) -> Section:
-    """The second run less the first, for everything both measured.
-
-    Args:
-        first: A, the one to start from.
-        second: B, the one to compare with it.
-    """
+    """The second run less the first, for everything both measured."""
     shared = [name for name in first.tasks if _is_shared(first, second, name)]
     differences = [
         (name, metric, difference(first, second, name, metric))

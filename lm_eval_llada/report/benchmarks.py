@@ -20,11 +20,7 @@ from lm_eval_llada.report.document import (
     with_error,
 )
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
-from lm_eval_llada.tasks.longbench.scores import (
-    CATEGORIES,
-    DATASETS,
-    longbench_averages,
-)
+from lm_eval_llada.tasks.longbench.scores import CATEGORIES, DATASETS, longbench_averages
 from lm_eval_llada.tasks.ruler.scores import GROUPS, ruler_averages
 
 RULER_TASKS: tuple[str, ...] = tuple(task for group in GROUPS.values() for task in group)
@@ -79,20 +75,12 @@ class Scores:
 
 
 def ruler_scores(evaluation: Evaluation) -> list[Scores]:
-    """RULER's tasks by protocol and length, in this order.
-
-    Args:
-        evaluation: Any.
-    """
+    """RULER's tasks by protocol and length, in this order."""
     return _gathered(evaluation, "ruler_task", RULER_TASKS)
 
 
 def longbench_scores(evaluation: Evaluation) -> list[Scores]:
-    """LongBench's datasets by protocol and prompt length, in this order.
-
-    Args:
-        evaluation: Any.
-    """
+    """LongBench's datasets by protocol and prompt length, in this order."""
     return _gathered(evaluation, "dataset", DATASETS)
 
 

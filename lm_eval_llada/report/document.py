@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ class Picture:
     Attributes:
         name: File name without its ending; unique in a report.
         alternative: What it shows, for those who do not see it.
-        figure: The drawing.
+        draw: Makes the drawing; needs matplotlib.
     """
 
     name: str
     alternative: str
-    figure: Figure
+    draw: Callable[[], Figure]
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,7 @@ class Section:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number with a fixed count of decimals, or the gap where there is none.
-
-    Args:
-        value: The number.
-        digits: Decimals.
-    """
+    """A number with a fixed count of decimals, or the gap where there is none."""
     if value is None:
         return GAP
     text = f"{value:,.{digits}f}"
@@ -144,12 +139,7 @@ def with_error(value: float | None, stderr: float | None, digits: int = 1) -> st
 
 
 def signed(value: float | None, digits: int = 1) -> str:
-    """A difference, with its sign even if it is positive.
-
-    Args:
-        value: The difference.
-        digits: Decimals.
-    """
+    """A difference, with its sign even if it is positive."""
     text = number(value, digits)
     return f"+{text}" if value is not None and value > 0 and text.strip("0.,") else text
 
@@ -163,3 +153,10 @@ def table(
 ) -> Table:
     """A ``Table`` from any sequences."""
     return Table(tuple(header), tuple(map(tuple, rows)), caption, is_detail)
+
+
+def without_pictures(section: Section) -> Section:
+    """The same section where nothing can be drawn."""
+    return replace(
+        section, blocks=tuple(block for block in section.blocks if not isinstance(block, Picture))
+    )

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lm_eval_llada.report.document import (
-    Block,
-    Excerpt,
-    Paragraph,
-    Section,
-)
+from lm_eval_llada.report.document import Block, Excerpt, Paragraph, Section
 from lm_eval_llada.report.evaluations import Evaluation
-from lm_eval_llada.report.samples import (
-    FAILED_BELOW,
-    Sample,
-    spread,
-)
+from lm_eval_llada.report.samples import FAILED_BELOW, Sample, spread
 
 
 def failures_section(evaluations: Iterable[Evaluation], limit: int) -> Section:

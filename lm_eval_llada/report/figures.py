@@ -13,11 +13,7 @@ _DOTS_PER_INCH = 150
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure whose parts make room for each other.
-
-    Args:
-        width: In inches.
-        height: In inches.
+    """An empty figure, its sizes in inches, whose parts make room for each other.
 
     Raises:
         ImportError: If matplotlib is not installed.

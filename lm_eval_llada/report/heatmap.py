@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_llada.report.cells import NeedleScores
 from lm_eval_llada.report.figures import new_figure
-from lm_eval_llada.report.rows import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ _TITLE_CHARACTERS_PER_INCH = 8
 
 
 def draw_heatmaps(
-    runs: Sequence[Run], title: str, captions: Mapping[str, str] | None = None
+    runs: Sequence[NeedleScores], title: str, captions: Mapping[str, str] | None = None
 ) -> Figure:
     """Figure of length x depth heatmaps, one for each run, under one colour bar.
 
@@ -75,7 +75,7 @@ def draw_heatmaps(
     return figure
 
 
-def save_heatmaps(runs: Sequence[Run], path: str | Path, title: str) -> Path:
+def save_heatmaps(runs: Sequence[NeedleScores], path: str | Path, title: str) -> Path:
     """Path of the picture that ``draw_heatmaps`` was written to; folders are made as needed.
 
     Args:
@@ -94,7 +94,9 @@ def save_heatmaps(runs: Sequence[Run], path: str | Path, title: str) -> Path:
     return target
 
 
-def _draw_cells(axes: Axes, run: Run, lengths: Sequence[int], depths: Sequence[int]) -> Any:
+def _draw_cells(
+    axes: Axes, run: NeedleScores, lengths: Sequence[int], depths: Sequence[int]
+) -> Any:
     scores = [[run.score(length, depth) for length in lengths] for depth in depths]
     blank = [[float("nan") if score is None else score for score in line] for line in scores]
     axes.set_facecolor(_UNMEASURED_COLOUR)
@@ -117,7 +119,7 @@ def _draw_cells(axes: Axes, run: Run, lengths: Sequence[int], depths: Sequence[i
     return image
 
 
-def _write_around(axes: Axes, run: Run, caption: str | None, width: int) -> None:
+def _write_around(axes: Axes, run: NeedleScores, caption: str | None, width: int) -> None:
     title = textwrap.fill(run.label, width)
     unfinished = "" if run.missing is None else f"\n{textwrap.fill(run.missing, width)}"
     axes.set_title(title + unfinished, fontsize=11)
@@ -125,7 +127,9 @@ def _write_around(axes: Axes, run: Run, caption: str | None, width: int) -> None
     axes.set_xlabel(f"context length (tokens){below}")
 
 
-def _draw_frontier(axes: Axes, run: Run, lengths: Sequence[int], depths: Sequence[int]) -> None:
+def _draw_frontier(
+    axes: Axes, run: NeedleScores, lengths: Sequence[int], depths: Sequence[int]
+) -> None:
     if run.rope is None:
         return
     from matplotlib.patheffects import Stroke, withStroke

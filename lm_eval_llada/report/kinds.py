@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lm_eval_llada.report.cells import needle_cells
 from lm_eval_llada.report.document import (
     Block,
     Bullets,
@@ -17,11 +18,10 @@ from lm_eval_llada.report.document import (
     table,
 )
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
-from lm_eval_llada.report.rows import needle_cells
 from lm_eval_llada.report.samples import Sample
 from lm_eval_llada.tasks.longbench.scores import DATASETS
-from lm_eval_llada.tasks.niah.scores import clustered_stderr
 from lm_eval_llada.tasks.ruler.scores import GROUPS
+from lm_eval_llada.tasks.statistics import clustered_stderr
 
 _RULER_KINDS = {"niah": "retrieval", "agg": "aggregation", "qa": "question answering"}
 _LONGBENCH_KINDS = {
@@ -84,11 +84,7 @@ class Difference:
 
 
 def kind_of(task: TaskResult) -> Kind | None:
-    """What a task measures; None for tasks of other packages.
-
-    Args:
-        task: Any.
-    """
+    """What a task measures; None for tasks of other packages."""
     ruler, dataset = task.metadata.get("ruler_task"), task.metadata.get("dataset")
     length = task.length
     if task.score is None or length is None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
+from lm_eval_llada.report.cells import NeedleScores
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -21,14 +24,11 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.figures import new_figure
 from lm_eval_llada.report.heatmap import draw_heatmaps
-from lm_eval_llada.report.needles import (
-    frontier_caption,
-    frontier_rows,
-    needle_runs,
-)
-from lm_eval_llada.report.rows import Run
+from lm_eval_llada.report.needles import frontier_caption, frontier_rows, needle_scores
 
-_SINGLE = "niah"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "os^Dv<>P"  # one more than colours, so that the two come together late
 _EXPLANATION = (
@@ -38,7 +38,7 @@ _EXPLANATION = (
     "means that the heuristic promises more than is found."
 )
 
-Panel = tuple[Evaluation, Run]
+Panel = tuple[Evaluation, NeedleScores]
 
 
 def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
@@ -46,20 +46,17 @@ def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
 
     Runs of one checkpoint stand side by side in the order of their λ: those of several λ are a
     sweep.
-
-    Args:
-        evaluations: In the order of the report.
     """
     groups: dict[tuple[str, str], list[Panel]] = {}
     for evaluation in evaluations:
-        for family, run in needle_runs(evaluation).items():
+        for family, run in needle_scores(evaluation).items():
             groups.setdefault((family, evaluation.model), []).append((evaluation, run))
     if not groups:
         return None
     blocks: list[Block] = []
     for (family, model), panels in sorted(groups.items()):
         blocks += _checkpoint(family, model, panels)
-    by_family: dict[str, list[Run]] = {}
+    by_family: dict[str, list[NeedleScores]] = {}
     for (family, _), panels in sorted(groups.items()):
         by_family.setdefault(family, []).extend(run for _, run in panels)
     curves = [_mean_curves(family, runs) for family, runs in by_family.items() if _has_curve(runs)]
@@ -80,7 +77,7 @@ def _checkpoint(family: str, model: str, panels: Sequence[Panel]) -> list[Block]
     title = f"{model}, {family}: {sweep}needles found by context length and depth"
     captions = {run.label: text for run in runs if (text := frontier_caption(run))}
     name = file_name("heatmap", family, model)
-    blocks: list[Block] = [Picture(name, title, draw_heatmaps(runs, title, captions))]
+    blocks: list[Block] = [Picture(name, title, partial(draw_heatmaps, runs, title, captions))]
     blocks += [_depth_table(family, run) for run in runs]
     unfinished = [f"{run.label}: {run.missing}" for run in runs if run.missing]
     if unfinished:
@@ -89,7 +86,7 @@ def _checkpoint(family: str, model: str, panels: Sequence[Panel]) -> list[Block]
     return [*blocks, frontier] if frontier else blocks
 
 
-def _depth_table(family: str, run: Run) -> Table:
+def _depth_table(family: str, run: NeedleScores) -> Table:
     header = ["length", *(f"{depth} %" for depth in run.depths), "mean", "samples"]
     rows = [
         [
@@ -131,12 +128,17 @@ def _frontier_table(family: str, panels: Sequence[Panel]) -> Table | None:
     return table(header, rows, caption)
 
 
-def _has_curve(runs: Sequence[Run]) -> bool:
+def _has_curve(runs: Sequence[NeedleScores]) -> bool:
     return any(len(run.lengths) > 1 for run in runs)
 
 
-def _mean_curves(family: str, runs: Sequence[Run]) -> Picture:
+def _mean_curves(family: str, runs: Sequence[NeedleScores]) -> Picture:
     """Mean score by length, a line for each run."""
+    title = f"{family}: retrieval by context length"
+    return Picture(file_name("retrieval", family), title, partial(_draw_means, runs, title))
+
+
+def _draw_means(runs: Sequence[NeedleScores], title: str) -> Figure:
     figure = new_figure(9.0, 4.6)
     axes = figure.subplots()
     for position, run in enumerate(runs):
@@ -162,7 +164,6 @@ def _mean_curves(family: str, runs: Sequence[Run]) -> Picture:
     axes.set_xlabel("context length (tokens)")
     axes.set_ylabel("mean score over depths (0-100)")
     axes.grid(alpha=0.25)
-    title = f"{family}: retrieval by context length"
     figure.suptitle(title, fontsize=13, fontweight="bold")
     figure.legend(loc="outside lower center", frameon=False, ncols=1 + (math.ceil(len(runs) / 6)))
-    return Picture(file_name("retrieval", family), title, figure)
+    return figure

@@ -1,4 +1,4 @@
-"""Needle tasks of an evaluation as runs, and how far the predicted frontier is from the observed.
+"""Needle tasks of an evaluation, and how far the predicted frontier is from the observed.
 
 Lengths are tokens, depths are per cent of the context above the needle, scores are 0-100.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from lm_eval_llada.report.cells import NeedleScores, needle_cells
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
-from lm_eval_llada.report.rows import Run, needle_cells
+from lm_eval_llada.report.files import Found, find_files
+from lm_eval_llada.report.reading import read_evaluations
 
 _ALL_DEPTHS = tuple(range(0, 101, 10))
 
@@ -52,14 +55,11 @@ class FrontierRow:
         return self.predicted_mean - self.observed_mean
 
 
-def needle_runs(evaluation: Evaluation) -> dict[str, Run]:
+def needle_scores(evaluation: Evaluation) -> dict[str, NeedleScores]:
     """The needle tasks of an evaluation, by family: tasks that differ in their length alone.
 
     The family of ``niah_4096`` is ``niah``, that of ``longllada_niah_4000_steps_4`` is
     ``longllada_niah_steps_4``.
-
-    Args:
-        evaluation: Any.
     """
     families: dict[str, list[TaskResult]] = {}
     for task in evaluation.tasks.values():
@@ -68,28 +68,43 @@ def needle_runs(evaluation: Evaluation) -> dict[str, Run]:
     return {name: _run(evaluation, tasks) for name, tasks in sorted(families.items())}
 
 
-def family_of(task: TaskResult) -> str:
-    """Name of a needle task without its length; without one in it, the name as it is.
+def newest_needles(path: str | Path, label: str) -> NeedleScores:
+    """The needle scores in the newest results below a path; older ones do not count.
 
     Args:
-        task: Any.
+        path: A ``results_*.json`` of lm-eval, or a folder that holds some at any level.
+        label: How tables and pictures call them.
+
+    Raises:
+        ValueError: If there are no results, or not of needles that differ in their length alone.
     """
+    found = find_files([path])
+    reading = read_evaluations(Found(found.results[-1:], (), (), ()))
+    skipped = reading.skipped or (() if found.results else found.skipped)
+    if not reading.evaluations:
+        reasons = "; ".join(map(str, skipped)) or "there is no results_*.json"
+        raise ValueError(f"No results of needles under {str(path)!r}: {reasons}.")
+    scores = needle_scores(reading.evaluations[0])
+    if len(scores) != 1:
+        names = ", ".join(scores) or "none"
+        raise ValueError(f"{str(path)!r} must hold needles of one kind; found: {names}.")
+    return replace(next(iter(scores.values())), label=label)
+
+
+def family_of(task: TaskResult) -> str:
+    """Name of a needle task without its length; without one in it, the name as it is."""
     parts, length = task.name.split("_"), str(task.length)
     if length in parts:
         parts.remove(length)
     return "_".join(parts)
 
 
-def observed_frontier(run: Run, length: int) -> int | None:
+def observed_frontier(run: NeedleScores, length: int) -> int | None:
     """Depth from which needles are found: the step that fits the scores of one length best.
 
     Of all steps, 0 above a measured depth and 100 from there on, it is the one with the smallest
     sum of absolute differences to the scores; of equals the deepest, which claims least. A single
     cell that fails does not move it far, unlike a search for the first cell that does.
-
-    Args:
-        run: With at least one score at ``length``.
-        length: In tokens.
 
     Returns:
         The first depth found, or None where finding nothing fits best.
@@ -105,12 +120,8 @@ def observed_frontier(run: Run, length: int) -> int | None:
     return best
 
 
-def frontier_rows(run: Run) -> list[FrontierRow]:
-    """Predicted against observed frontier at each length; empty where nothing is predicted.
-
-    Args:
-        run: Any.
-    """
+def frontier_rows(run: NeedleScores) -> list[FrontierRow]:
+    """Predicted against observed frontier at each length; empty where nothing is predicted."""
     if run.rope is None:
         return []
     rows = []
@@ -132,7 +143,7 @@ def frontier_rows(run: Run) -> list[FrontierRow]:
     return rows
 
 
-def frontier_caption(run: Run) -> str | None:
+def frontier_caption(run: NeedleScores) -> str | None:
     """One line on how far the frontier of a run is off; None where nothing is predicted."""
     rows = frontier_rows(run)
     if not rows:
@@ -147,11 +158,11 @@ def frontier_caption(run: Run) -> str | None:
     return f"{text}; none to compare at {undefined} of {len(rows)} lengths" if undefined else text
 
 
-def _run(evaluation: Evaluation, tasks: Sequence[TaskResult]) -> Run:
+def _run(evaluation: Evaluation, tasks: Sequence[TaskResult]) -> NeedleScores:
     by_length = {t.length: t for t in tasks if t.length is not None}
     cells = [cell for n, t in sorted(by_length.items()) for cell in needle_cells(n, t.metrics)]
     depths = {int(d) for t in tasks for d in t.metadata.get("depths") or _ALL_DEPTHS}
-    return Run(
+    return NeedleScores(
         label=evaluation.label,
         cells=tuple(sorted(cells, key=lambda cell: (cell.length, cell.depth))),
         samples={n: t.samples for n, t in by_length.items()},

@@ -6,14 +6,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lm_eval_llada.report.curves import (
-    Series,
-    draw_curves,
-    read_curve_file,
-    read_curves,
-)
+from lm_eval_llada.report.curve_picture import draw_curves
+from lm_eval_llada.report.curves import Series, read_curve_file, read_curves
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -29,12 +27,11 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.figures import new_figure
 from lm_eval_llada.report.files import Skipped
-from lm_eval_llada.report.published import (
-    Measured,
-    length_in_k,
-    paper_name,
-)
+from lm_eval_llada.report.published import Measured, length_in_k, paper_name
 from lm_eval_llada.tasks.perplexity.scores import Value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The estimators whose perplexity is LongLLaDA's; the ELBO and DUEL are other quantities.
 _PUBLISHED_ESTIMATORS = ("masked_mean", "causal")
@@ -56,11 +53,7 @@ class Curves:
 
 
 def find_curves(paths: Sequence[Path]) -> Curves:
-    """The curves in some files; files that hold none are named.
-
-    Args:
-        paths: Candidates.
-    """
+    """The curves in some files; files that hold none are named."""
     series: list[Series] = []
     skipped: list[Skipped] = []
     for path in paths:
@@ -80,12 +73,7 @@ def find_curves(paths: Sequence[Path]) -> Curves:
 def perplexity_section(
     series: Sequence[Series], evaluations: Iterable[Evaluation] = ()
 ) -> Section | None:
-    """The curves as a picture and a table, and perplexity tasks; None where there is neither.
-
-    Args:
-        series: Of curve files.
-        evaluations: Runs of lm-eval, some of which may hold perplexity tasks.
-    """
+    """The curves as a picture and a table, and perplexity tasks; None where there is neither."""
     tasks = _task_table(evaluations)
     blocks = [*_curve_blocks(series), *([tasks] if tasks else [])]
     return Section("Perplexity", tuple(blocks)) if blocks else None
@@ -99,15 +87,10 @@ def is_at_length(metric: str) -> bool:
 def _curve_blocks(series: Sequence[Series]) -> list[Block]:
     if not series:
         return []
-    figure = new_figure(12.0, 5.2)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, kind in zip(panels, ("cumulative", "local"), strict=True):
-        draw_curves(axes, series, kind=kind)
-    figure.suptitle("Perplexity by context length", fontsize=13, fontweight="bold")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=2)
     blocks: list[Block] = [
-        Picture("perplexity", "Perplexity by context length, one line a model", figure),
+        Picture(
+            "perplexity", "Perplexity by context length, one line a model", partial(_draw, series)
+        ),
         Paragraph("Bands are two standard errors to either side."),
         _curve_table(series),
     ]
@@ -121,12 +104,19 @@ def _curve_blocks(series: Sequence[Series]) -> list[Block]:
     return blocks
 
 
-def measured_perplexities(series: Sequence[Series]) -> list[Measured]:
-    """The perplexities of models that a paper has, under its estimator, at every length.
+def _draw(series: Sequence[Series]) -> Figure:
+    figure = new_figure(12.0, 5.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, kind in zip(panels, ("cumulative", "local"), strict=True):
+        draw_curves(axes, series, kind=kind)
+    figure.suptitle("Perplexity by context length", fontsize=13, fontweight="bold")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=2)
+    return figure
 
-    Args:
-        series: Any.
-    """
+
+def measured_perplexities(series: Sequence[Series]) -> list[Measured]:
+    """The perplexities of models that a paper has, under its estimator, at every length."""
     found = []
     for one in series:
         settings = read_curve_file(one.source).settings

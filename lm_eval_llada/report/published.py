@@ -21,16 +21,9 @@ from lm_eval_llada.report.benchmarks import (
     ruler_means,
     ruler_scores,
 )
-from lm_eval_llada.report.document import (
-    Paragraph,
-    Section,
-    number,
-    signed,
-    table,
-    with_error,
-)
+from lm_eval_llada.report.document import Paragraph, Section, number, signed, table, with_error
 from lm_eval_llada.report.evaluations import Evaluation
-from lm_eval_llada.report.needles import family_of, needle_runs
+from lm_eval_llada.report.needles import family_of, needle_scores
 
 _FILE = Path(__file__).with_name("published.csv")
 # Base names of checkpoints on the hub, lower case, by the papers' names.
@@ -111,11 +104,7 @@ def paper_name(model: str) -> str | None:
 
 
 def length_in_k(length: int) -> int:
-    """A context length in K tokens, both for decimal lengths such as 24000 and for powers of two.
-
-    Args:
-        length: In tokens.
-    """
+    """A context length in K tokens, for decimal ones such as 24000 and for powers of two."""
     return length // 1000 if length % 1000 == 0 else round(length / 1024)
 
 
@@ -133,11 +122,7 @@ def matches(number: PublishedNumber, measured: Measured) -> bool:
 
 
 def measured_numbers(evaluation: Evaluation) -> list[Measured]:
-    """What of an evaluation a paper may have, too; empty for models without a paper.
-
-    Args:
-        evaluation: Any.
-    """
+    """What of an evaluation a paper may have, too; empty for models without a paper."""
     model = paper_name(evaluation.model)
     if model is None:
         return []
@@ -157,12 +142,7 @@ def measured_numbers(evaluation: Evaluation) -> list[Measured]:
 def published_section(
     evaluations: Iterable[Evaluation], further: Iterable[Measured] = ()
 ) -> Section:
-    """The papers' numbers beside ours.
-
-    Args:
-        evaluations: Runs of lm-eval.
-        further: Other numbers, such as perplexities.
-    """
+    """The papers' numbers beside ours."""
     ours = [m for evaluation in evaluations for m in measured_numbers(evaluation)] + [*further]
     rows = [_beside(number, measured) for measured in ours for number in published_numbers()
             if matches(number, measured)]  # fmt: skip
@@ -186,7 +166,7 @@ _Number = tuple[str, int | None, float | None, float | None, str]
 
 def _needle_numbers(evaluation: Evaluation) -> Iterable[_Number]:
     tasks = {(family_of(task), task.length): task for task in evaluation.tasks.values()}
-    for family, run in needle_runs(evaluation).items():
+    for family, run in needle_scores(evaluation).items():
         base, _, steps = family.partition("_steps_")
         if base.endswith("niah_multi"):  # asks for several needles, unlike the published task
             continue

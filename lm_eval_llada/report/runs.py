@@ -16,11 +16,10 @@ from lm_eval_llada.report.document import (
     table,
     with_error,
 )
-from lm_eval_llada.report.evaluations import Evaluation, Reading
+from lm_eval_llada.report.evaluations import Evaluation, Reading, model_arguments
 from lm_eval_llada.report.files import ResultFile, Skipped
 from lm_eval_llada.report.kinds import kind_of
 from lm_eval_llada.report.perplexity import is_at_length
-from lm_eval_llada.report.rows import model_arguments
 
 _GIB = 2**30
 # What the package's own models write into `config`, under their own name.
@@ -36,12 +35,7 @@ _CONFIG_SETTINGS = (
 
 
 def overview_section(reading: Reading, skipped: Sequence[Skipped]) -> Section:
-    """The runs, how they were put together and which files were left out.
-
-    Args:
-        reading: All evaluations.
-        skipped: Every file that was left out, whole or in part.
-    """
+    """The runs, how they were put together and which files were left out."""
     rows = []
     for evaluation in reading.evaluations:
         partial = [t.name for t in evaluation.tasks.values() if not t.is_whole]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_eval_llada.report.rows import Run
+from lm_eval_llada.report.cells import NeedleScores
 
 FRONTIER_NOTE = (
     "frontier: shallowest depth (%) predicted to be retrieved, 1 - reach / length; a heuristic.\n"
@@ -10,7 +10,7 @@ FRONTIER_NOTE = (
 )
 
 
-def depth_table(run: Run) -> str:
+def depth_table(run: NeedleScores) -> str:
     """Scores of one run, a line for each length and a column for each depth.
 
     Scores are 0-100. Cells that were not measured show a dash. The frontier, the mean it predicts
@@ -24,7 +24,7 @@ def depth_table(run: Run) -> str:
     return text + _aligned([header, *lines])
 
 
-def _line(run: Run, length: int) -> list[str]:
+def _line(run: NeedleScores, length: int) -> list[str]:
     values = [_number(run.score(length, depth)) for depth in run.depths]
     values += [f"{run.mean(length):.1f}", str(run.samples[length])]
     if run.rope is not None:

@@ -5,13 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from lm_eval_llada.report.document import (
-    Block,
-    Bullets,
-    Paragraph,
-    Section,
-    Table,
-)
+from lm_eval_llada.report.document import Block, Bullets, Paragraph, Section, Table
 
 _WIDTH = 100
 _BOLD, _PLAIN = "\033[1m", "\033[0m"

@@ -17,17 +17,9 @@ from tqdm import tqdm
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.engine.arguments import ModelArguments
 from lm_eval_llada.engine.ranks import choose_device
-from lm_eval_llada.engine.runner import (
-    Checkpoint,
-    load_runner,
-    open_checkpoint,
-)
+from lm_eval_llada.engine.runner import Checkpoint, load_runner, open_checkpoint
 from lm_eval_llada.errors import require_whole
-from lm_eval_llada.modeling import (
-    LLaDAConfig,
-    LLaDAForMaskedLM,
-    load_config,
-)
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_config
 from lm_eval_llada.modeling.families import DEFAULT_FAMILY
 from lm_eval_llada.verify.logit_comparison import native_logits
 from lm_eval_llada.verify.model_checks import (

@@ -18,11 +18,7 @@ from lm_eval_llada.engine.arguments import ModelArguments
 from lm_eval_llada.engine.requests import plan_generation
 from lm_eval_llada.engine.runner import Checkpoint
 from lm_eval_llada.engine.tokenization import Tokenization
-from lm_eval_llada.modeling import (
-    LLaDAForMaskedLM,
-    load_model,
-    make_denoiser,
-)
+from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import DEPTHS, build_niah
 from lm_eval_llada.verify.logit_comparison import (

@@ -54,10 +54,6 @@ class OfficialJob:
 def official_logits(job: OfficialJob, python: str) -> tuple[Tensor, str]:
     """Run the published code and return its logits.
 
-    Args:
-        job: What to compute.
-        python: Interpreter to run it with.
-
     Returns:
         float32 (rows of all prompts, vocabulary), and what computed it, such as
         `LLaDAModelLM, transformers 4.46.3`.

@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 
-from lm_eval_llada.report import (
-    Cell,
-    RopeFacts,
-    Run,
-)
-from lm_eval_llada.report.needles import frontier_rows
+from lm_eval_llada.report.cells import Cell, NeedleScores
+from lm_eval_llada.report.frontier import RopeFacts
+from lm_eval_llada.report.needles import frontier_rows, newest_needles
 
 lambda_sweep = importlib.import_module("benchmarks.lambda_sweep")
 
@@ -24,9 +21,9 @@ ROPE = {"rope_theta": 1e4, "rope_scale": 1.0, "head_dim": 64, "train_length": 51
 PLAN = {512: 3, 1024: 2}
 
 
-def make_run(scores: list[float], length: int = 1024, rope_scale: float = 1.0) -> Run:
+def make_run(scores: list[float], length: int = 1024, rope_scale: float = 1.0) -> NeedleScores:
     cells = tuple(Cell(length, depth, s) for depth, s in zip(DEPTHS, scores, strict=True))
-    return Run("run", cells, {length: 33}, RopeFacts(1e4, 64, 512, rope_scale))
+    return NeedleScores("run", cells, {length: 33}, RopeFacts(1e4, 64, 512, rope_scale))
 
 
 def lm_eval_results(model_args: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +70,7 @@ def write_kept(folder: Path, model_args: dict[str, Any]) -> Path:
 def test_kept_results_name_no_path_and_read_like_the_whole(tmp_path: Path) -> None:
     path = write_kept(tmp_path, {"pretrained": "tiny-llada"})
     assert "/somewhere" not in path.read_text()
-    run = lambda_sweep.labelled(lambda_sweep.read_run(path))
+    run = lambda_sweep.labelled(newest_needles(path, "x"))
     assert run.label == "λ = 1"
     assert run.samples == {512: 33, 1024: 22}
     assert [run.score(1024, depth) for depth in DEPTHS] == [float(depth) for depth in DEPTHS]
@@ -198,7 +195,7 @@ def test_a_sweep_goes_on_where_it_stopped(
 ) -> None:
     asked: list[str] = []
 
-    def stand_in(pretrained: str, plan: dict[int, int], model_args: str) -> dict[str, Any]:
+    def stand_in(plan: dict[int, int], model_args: str) -> dict[str, Any]:
         asked.append(model_args)
         if len(asked) == 2:
             raise RuntimeError("killed")

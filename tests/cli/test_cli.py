@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
 from lm_eval_llada.cli import main as cli
+from lm_eval_llada.cli import run as cli_run
 from lm_eval_llada.tasks.grid import tasks_path
 from tests.helpers.command_line import call, check_one_sentence, parsed
 
@@ -59,7 +61,7 @@ def test_rope_prints_the_golden_scale(monkeypatch, capsys) -> None:
 
 
 def test_rope_reads_a_checkpoint(monkeypatch, capsys, random_checkpoint) -> None:
-    assert call(monkeypatch, "rope", "--pretrained", str(random_checkpoint)) == 0
+    assert call(monkeypatch, "rope", "--model_args", f"pretrained={random_checkpoint}") == 0
     assert "trained on 128 tokens" in capsys.readouterr().out
 
 
@@ -67,7 +69,9 @@ def test_rope_reads_a_checkpoint(monkeypatch, capsys, random_checkpoint) -> None
     ("arguments", "message"),
     [
         (("--rope_theta", "5e5"), "missing: --head_dim, --train_length"),
-        (("--head_dim", "64", "--pretrained", "x"), "brings its own rope_theta"),
+        (("--head_dim", "64", "--model_args", "pretrained=x"), "brings its own rope_theta"),
+        (("--d_crit", "8", "--model_args", "d_crit=8"), "d_crit came twice"),
+        (("--model_args", "rope_scal=2"), "Did you mean 'rope_scale'"),
         (("--rope_method", "ntkk"), "Did you mean 'ntk'"),
     ],
 )
@@ -78,7 +82,7 @@ def test_rope_says_what_it_needs(monkeypatch, capsys, arguments, message: str) -
 
 def test_rope_draws_the_coverage(monkeypatch, capsys, random_checkpoint, tmp_path) -> None:
     path = tmp_path / "coverage.svg"
-    arguments = ("--pretrained", str(random_checkpoint), "--plot", str(path))
+    arguments = ("--model_args", f"pretrained={random_checkpoint}", "--plot", str(path))
     assert call(monkeypatch, "rope", *arguments) == 0
     assert f"wrote {path}" in capsys.readouterr().out
     assert path.read_text(encoding="utf-8").lstrip().startswith("<?xml")
@@ -95,8 +99,56 @@ def test_help_lists_our_commands(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         call(monkeypatch, "--help")
     printed = capsys.readouterr().out
-    for command in ("tasks-path", "rope", "report", "plan", "verify", "prefetch"):
+    for command in (
+        *("tasks-path", "rope", "report", "plan", "verify", "prefetch"),
+        *("curve", "plot", "demo", "posttrain"),
+    ):
         assert f"\n    {command}" in printed
+
+
+def test_the_version_is_that_of_the_package(monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "--version")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.split() == ["lm-eval-llada", __version__]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rope", "--pretrained", "tiny-llada"),
+        ("verify", "pretrained=tiny-llada"),
+        ("plan", "--tasks", "niah", "--pretrained", "tiny-llada"),
+        ("curve", "--output", "x", "--pretrained", "tiny-llada"),
+    ],
+)
+def test_another_spelling_of_a_checkpoint_is_told_the_right_one(
+    monkeypatch, capsys, arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *arguments)
+    assert stop.value.code == 2
+    assert "named as in a run: --model_args pretrained=" in capsys.readouterr().err
+
+
+def test_rope_takes_the_model_args_of_a_run(monkeypatch, capsys, random_checkpoint) -> None:
+    name = f"pretrained={random_checkpoint}"
+    assert call(monkeypatch, "rope", "--model_args", name, "--target_length", "1024") == 0
+    alone = capsys.readouterr().out
+    both = ("--model_args", f"{name},target_length=1024,dtype=float32")
+    assert call(monkeypatch, "rope", *both) == 0
+    assert capsys.readouterr().out == alone
+
+
+def test_the_front_door_imports_no_torch() -> None:
+    numbers = "--rope_theta 5e5 --head_dim 128 --train_length 4096 --target_length 16384"
+    for arguments in (["--version"], ["tasks-path"], ["rope", *numbers.split()]):
+        code = (
+            "import contextlib, sys; from lm_eval_llada.cli.main import main\n"
+            f"with contextlib.suppress(SystemExit): main({arguments!r})\n"
+            "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        )
+        assert subprocess_of("-c", code).returncode == 0
 
 
 def test_run_is_understood_without_its_name() -> None:
@@ -108,17 +160,25 @@ def test_run_is_understood_without_its_name() -> None:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of checkpoints need not exist."""
-    monkeypatch.setattr(cli, "_checked_rope", lambda model_args: None)
+    monkeypatch.setattr(cli_run, "_checked_rope", lambda model_args: None)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_defaults_fill_what_is_not_given(tmp_path) -> None:
     namespace = parsed("--tasks", "niah_tiny")
-    cli.fill_in(namespace, tmp_path)
+    cli_run.fill_in(namespace, tmp_path)
     assert namespace.model == "llada"
     assert namespace.model_args == {"pretrained": DEFAULT_CHECKPOINT}
     assert (namespace.batch_size, namespace.device) == ("auto", "auto")
-    assert namespace.include_path == [str(tasks_path())]
+    assert namespace.include_path == [str(tmp_path / "shipped")]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_models_other_name_has_the_same_defaults(tmp_path) -> None:
+    namespace = parsed("--tasks", "niah_tiny", "--model", "mdlm")
+    cli_run.fill_in(namespace, tmp_path)
+    assert (namespace.model, namespace.batch_size) == ("mdlm", "auto")
+    assert namespace.model_args == {"pretrained": DEFAULT_CHECKPOINT}
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -127,10 +187,10 @@ def test_what_is_given_stays(tmp_path) -> None:
         *("--tasks", "niah_tiny", "--model_args", "pretrained=x,steps=4", "--batch_size", "2"),
         *("--device", "cpu", "--include_path", "mine", "--gen_kwargs", "gen_length=4"),
     )
-    cli.fill_in(namespace, tmp_path)
+    cli_run.fill_in(namespace, tmp_path)
     assert namespace.model_args == {"pretrained": "x", "steps": 4}
     assert (namespace.batch_size, namespace.device) == ("2", "cpu")
-    assert namespace.include_path == [str(tasks_path()), "mine"]
+    assert namespace.include_path == [str(tmp_path / "shipped"), "mine"]
     assert namespace.metadata == {"gen_kwargs": {"gen_length": 4}}
 
 
@@ -139,7 +199,7 @@ def test_a_config_file_counts_as_given(tmp_path) -> None:
     config = {"model_args": {"pretrained": "x"}, "tasks": ["niah_tiny"], "batch_size": 4}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**config, "include_path": "mine"}))
     namespace = parsed("--config", str(tmp_path / "run.yaml"), "--device", "cpu")
-    cli.fill_in(namespace, tmp_path)
+    cli_run.fill_in(namespace, tmp_path)
     assert namespace.model_args == {"pretrained": "x"}
     assert (namespace.batch_size, namespace.device) == (4, "cpu")
     assert namespace.include_path[-1] == "mine"
@@ -147,7 +207,7 @@ def test_a_config_file_counts_as_given(tmp_path) -> None:
 
 def test_other_models_keep_their_own_defaults(tmp_path) -> None:
     namespace = parsed("--model", "hf", "--tasks", "niah_tiny", "--model_args", "pretrained=gpt2")
-    cli.fill_in(namespace, tmp_path)
+    cli_run.fill_in(namespace, tmp_path)
     assert namespace.model_args == {"pretrained": "gpt2"}
     assert not hasattr(namespace, "batch_size")
 
@@ -162,7 +222,7 @@ def test_niah_runs_at_the_lengths_that_suit_the_checkpoint(
 ) -> None:
     given = ",".join(f"{k}={v}" for k, v in {"pretrained": random_checkpoint, **model_args}.items())
     namespace = parsed("--tasks", "niah,niah_tiny", "--model_args", given)
-    cli.fill_in(namespace, tmp_path)
+    cli_run.fill_in(namespace, tmp_path)
     from lm_eval.tasks import TaskManager
 
     # The harness takes the later of two groups of one name, so ours must be the one it finds.

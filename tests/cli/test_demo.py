@@ -10,19 +10,12 @@ import pytest
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_llada.cli import demo
-from lm_eval_llada.cli.demo import (
-    DemoOptions,
-    describe,
-    evaluation_arguments,
-    main,
-    run_evaluations,
-    write_tasks,
-)
-from lm_eval_llada.report import (
-    Cell,
-    RopeFacts,
-    Run,
-)
+from lm_eval_llada.cli.demo import DemoOptions, describe, evaluation_arguments, write_tasks
+from lm_eval_llada.cli.main import main
+from lm_eval_llada.harness import processes
+from lm_eval_llada.harness.processes import run_evaluations
+from lm_eval_llada.report.cells import Cell, NeedleScores
+from lm_eval_llada.report.frontier import RopeFacts
 from lm_eval_llada.tasks.grid import tasks_path
 
 DEPTHS = range(0, 101, 10)
@@ -55,19 +48,19 @@ folder.mkdir(parents=True)
 """
 
 
-def make_run(label: str, older: float, newer: float, rope_scale: float = 1.0) -> Run:
+def make_run(label: str, older: float, newer: float, rope_scale: float = 1.0) -> NeedleScores:
     """100 up to 512 tokens; at 1024 one score under the middle depth and one from there on."""
     cells = [Cell(512, d, 100) for d in DEPTHS]
     cells += [Cell(1024, d, older if d < 50 else newer) for d in DEPTHS]
     rope = RopeFacts(1e4, 64, 512, rope_scale)
-    return Run(label, tuple(cells), {512: 22, 1024: 22}, rope)
+    return NeedleScores(label, tuple(cells), {512: 22, 1024: 22}, rope)
 
 
 def use_stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
     script = tmp_path / "stand_in.py"
     script.write_text(source)
-    monkeypatch.setattr(demo, "_COMMAND", (sys.executable, str(script)))
-    monkeypatch.setattr(demo, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "_COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(processes, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(demo, "resolve_checkpoint", lambda name: name)
 
 
@@ -76,7 +69,7 @@ def test_the_demo_reports_what_its_evaluations_wrote(
 ) -> None:
     use_stand_in(monkeypatch, tmp_path, STAND_IN)
     output = tmp_path / "out"
-    assert main(["--repeats", "2", "--output", str(output)]) == 0
+    assert main(["demo", "--repeats", "2", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("$ lm-eval-llada --model llada") == 2
     table = printed[printed.index("unscaled: score") :].splitlines()
@@ -94,7 +87,7 @@ def test_the_newest_results_are_reported(
     old = tmp_path / "out" / "ntk" / "earlier" / "results_2025-01-01T00-00-00.json"
     old.parent.mkdir(parents=True)
     old.write_text("not the file to read")
-    assert main(["--repeats", "2", "--output", str(tmp_path / "out")]) == 0
+    assert main(["demo", "--repeats", "2", "--output", str(tmp_path / "out")]) == 0
 
 
 def test_a_failed_evaluation_ends_the_demo_with_its_log(
@@ -109,9 +102,10 @@ if "rope_method=ntk" in " ".join(sys.argv):
 time.sleep(3600)
 """
     use_stand_in(monkeypatch, tmp_path, source)
-    assert main(["--output", str(tmp_path / "out")]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["demo", "--output", str(tmp_path / "out")])
     error = capsys.readouterr().err
-    assert error.startswith("error: the evaluation 'ntk' failed")
+    assert error.startswith("lm-eval-llada: error: the evaluation 'ntk' failed")
     assert error.rstrip().endswith("this is why") and "20%" not in error
 
 
@@ -145,14 +139,13 @@ def test_the_two_evaluations_differ_in_nothing_but_rope() -> None:
 
 def test_the_task_files_are_those_of_the_options(tmp_path: Path) -> None:
     (tmp_path / "niah_demo_99.yaml").write_text("from an earlier demo")
-    write_tasks(DemoOptions(pretrained="org/model", lengths=(300, 400), repeats=3), tmp_path)
+    write_tasks(tmp_path, {300: 3, 400: 3})
     assert {path.name for path in tmp_path.iterdir()} == {
         "niah_demo_300.yaml",
         "niah_demo_400.yaml",
     }
     config = load_yaml(tmp_path / "niah_demo_300.yaml", resolve_func=False)
     assert config["metadata"]["length"] == 300 and config["metadata"]["repeats"] == 3
-    assert config["metadata"]["generation_kwargs"] == config["generation_kwargs"]
     assert config["generation_kwargs"]["until"] == ["\n"]
     # What a task of the package has and the file does not say comes from the shared file.
     shared = load_yaml(tasks_path() / "niah" / "niah_tiny.yaml", resolve_func=False)
@@ -195,8 +188,8 @@ def test_a_wrong_argument_ends_with_one_sentence(
 ) -> None:
     if "--pretrained" not in arguments:
         monkeypatch.setattr(demo, "resolve_checkpoint", lambda name: name)
-    assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    assert main(["demo", *arguments, "--output", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("error: ") and len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("lm-eval-llada: error: ") and len(printed.err.splitlines()) == 1
     assert re.search(message, printed.err)
     assert not (tmp_path / "out").exists()

@@ -15,18 +15,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from lm_eval_llada.curves import scores as curve_scores
 from lm_eval_llada.curves.files import CurveFile
-from lm_eval_llada.curves.run import (
-    CurveOptions,
-    CurveRun,
-    make_chunks,
-    run_curve,
-)
-from lm_eval_llada.curves.scores import (
-    CausalScorer,
-    Chunk,
-    DiffusionScorer,
-    expected_seconds,
-)
+from lm_eval_llada.curves.run import CurveOptions, CurveRun, make_chunks, run_curve
+from lm_eval_llada.curves.scores import CausalScorer, Chunk, DiffusionScorer, expected_seconds
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
 from lm_eval_llada.diffusion.mask_plans import Estimate
 from lm_eval_llada.engine.batching import Batcher

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.engine.tokenization import Tokenization
 from lm_eval_llada.modeling import LLaDAConfig
 from lm_eval_llada.modeling.families import FAMILIES
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 from tests.helpers.family_tokenizers import write_remote_tokenizer, write_toy_tokenizer
 
 NAMED = [row.name for row in FAMILIES if row.mask_token is not None]

@@ -118,8 +118,8 @@ def test_no_two_rooms_import_each_other() -> None:
     ],
 )
 def test_every_way_to_import_is_seen(source: str) -> None:
-    known = {"lm_eval_llada", "lm_eval_llada.rope", "lm_eval_llada.report.rows"}
-    found = imported_modules(source, "lm_eval_llada.report.rows", False, known)
+    known = {"lm_eval_llada", "lm_eval_llada.rope", "lm_eval_llada.report.cells"}
+    found = imported_modules(source, "lm_eval_llada.report.cells", False, known)
     assert found == {"lm_eval_llada.rope"}
 
 

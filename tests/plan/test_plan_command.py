@@ -14,20 +14,15 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import TaskIndex
 
-from lm_eval_llada.cli import main as cli
 from lm_eval_llada.cli import plan as command
+from lm_eval_llada.cli import run as cli
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
 from lm_eval_llada.modeling import LLaDAConfig, find_config
 from lm_eval_llada.modeling.cost import generation_work, likelihood_work
 from lm_eval_llada.plan.costs import CostModel
 from lm_eval_llada.plan.hardware import Hardware
-from lm_eval_llada.plan.requests import (
-    Request,
-    RunPlan,
-    _built,
-    plan_run,
-)
+from lm_eval_llada.plan.requests import Request, RunPlan, _built, plan_run
 from lm_eval_llada.plan.text import describe
 from lm_eval_llada.tasks.grid import tasks_path
 from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.json_lines import append_record, read_records
 from lm_eval_llada.modeling import load_config, load_model
 from lm_eval_llada.modeling.configuration import apply_rope
 from lm_eval_llada.posttrain import trainer
@@ -113,15 +114,19 @@ def test_an_interrupted_ablation_goes_on_and_never_runs_a_finished_cell_again(
         if asked == ["none-free", "ntk-free"]:
             raise KeyboardInterrupt
         if cell.method == "ntk":  # another process ends the next one meanwhile
-            cells.append_record(results, record(wanted[2]))
+            append_record(results, record(wanted[2]))
         return record(cell)
 
     with pytest.raises(KeyboardInterrupt):
         ablation.run_missing(wanted, results, measure)
-    assert list(cells.read_records(results)) == ["none-free"]
+    assert [one["cell"] for one in read_records(results)] == ["none-free"]
     ablation.run_missing(wanted, results, measure)
     assert asked == ["none-free", "ntk-free", "ntk-free"]
-    assert set(cells.read_records(results)) == {"none-free", "ntk-free", "diffusion_ntk-free"}
+    assert {one["cell"] for one in read_records(results)} == {
+        "none-free",
+        "ntk-free",
+        "diffusion_ntk-free",
+    }
     assert len(results.read_text().splitlines()) == 3
 
 
@@ -259,7 +264,7 @@ def test_the_command_prints_what_is_there_and_names_a_wrong_cell(
     assert ablation.main(["--table", "--results", str(path)]) == 0
     assert capsys.readouterr().out == "No cell has been measured yet.\n"
     for line in two_seeds():
-        cells.append_record(path, line)
+        append_record(path, line)
     assert ablation.main(["--table", "--results", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "| diffusion NTK | adaptive | 34.5 | 100 / 100 (100 / 100) |" in printed

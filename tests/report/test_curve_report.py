@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,26 +11,14 @@ import torch
 from matplotlib.figure import Figure
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import figure1
+from lm_eval_llada.cli.main import main
 from lm_eval_llada.diffusion.likelihood import perplexity
-from lm_eval_llada.report.curves import (
-    Series,
-    curve_table,
-    draw_curves,
-    read_curves,
-)
-from lm_eval_llada.report.rows import Cell, Run
+from lm_eval_llada.report.cells import Cell, NeedleScores
+from lm_eval_llada.report.curve_picture import draw_curves
+from lm_eval_llada.report.curves import Series, curve_table, read_curves
 from lm_eval_llada.tasks.perplexity.scores import ChunkScore, curve_points
 from tests.helpers.toy_tokenizer import toy_tokenizer
-
-PPL = Path(__file__).resolve().parents[2] / "ppl"
-
-
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"ppl_{name}", PPL / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def scored(nats: list[float], document: str = "a", stderr: float | None = 0.1, size: int = 40):
@@ -112,14 +98,14 @@ def llama(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, random_checkpoint, llama) -> dict[str, Path]:
     """A diffusion curve with all estimators, and a causal one, of the packaged text."""
-    folder, curve = tmp_path_factory.mktemp("curves"), script("curve")
+    folder = tmp_path_factory.mktemp("curves")
     common = ["--context", "64", "--chunk_length", "8", "--points", "3", "--mc_num", "4"]
     paths = {}
     for model, checkpoint in (("llada", random_checkpoint), ("hf_rope", llama)):
         paths[model] = folder / f"{model}.jsonl"
         estimators = ["--estimator", "elbo", "masked_mean", "duel"] if model == "llada" else []
         given = ["--model", model, "--model_args", f"pretrained={checkpoint},target_length=256"]
-        assert curve.main([*given, *estimators, *common, "--output", str(paths[model])]) == 0
+        assert main(["curve", *given, *estimators, *common, "--output", str(paths[model])]) == 0
     return paths
 
 
@@ -133,7 +119,7 @@ def test_the_curve_script_writes_every_estimator_of_every_point(files):
     assert all(math.isfinite(point.local.nats) for one in series for point in one.points)
     assert all(one.num_missing == 0 for one in series)
     assert [one.train_length for one in series] == [128, 128, 128, 64]
-    assert "λ=" in series[-1].label
+    assert "λ = " in series[-1].label
 
 
 def test_a_finished_curve_is_not_measured_again(files, random_checkpoint, capsys, monkeypatch):
@@ -144,7 +130,7 @@ def test_a_finished_curve_is_not_measured_again(files, random_checkpoint, capsys
     given = ["--model_args", f"pretrained={random_checkpoint},target_length=256"]
     more = ["--context", "64", "--chunk_length", "8", "--points", "3", "--mc_num", "4"]
     names = ["--estimator", "elbo", "masked_mean", "duel", "--output", str(files["llada"])]
-    assert script("curve").main([*given, *more, *names]) == 0
+    assert main(["curve", *given, *more, *names]) == 0
     assert files["llada"].read_bytes() == before
     said = capsys.readouterr()
     assert "9 scores are there already" in said.err
@@ -161,7 +147,7 @@ def test_an_interrupted_curve_goes_on_to_the_same_scores(
     given = ["--model_args", f"pretrained={random_checkpoint},target_length=256"]
     more = ["--context", "64", "--chunk_length", "8", "--points", "3", "--mc_num", "4"]
     names = ["--estimator", "elbo", "masked_mean", "duel", "--output", str(output)]
-    assert script("curve").main([*given, *more, *names, "--batch_size", "2"]) == 0
+    assert main(["curve", *given, *more, *names, "--batch_size", "2"]) == 0
     assert "dropped the last line, 20 bytes" in capsys.readouterr().err
 
     def by_key(data: bytes) -> dict:
@@ -187,7 +173,7 @@ def test_wrong_commands_end_with_a_sentence(files, random_checkpoint, change, me
     given = ["--model_args", f"pretrained={random_checkpoint},target_length=256"]
     more = ["--context", "64", "--chunk_length", "8", "--points", "3", "--mc_num", "4"]
     names = ["--estimator", "elbo", "masked_mean", "duel", "--output", str(files["llada"])]
-    assert script("curve").main([*given, *more, *names, *change]) == 1
+    assert main(["curve", *given, *more, *names, *change]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -195,7 +181,7 @@ def test_wrong_commands_end_with_a_sentence(files, random_checkpoint, change, me
 def test_the_plot_script_draws_png_and_svg(files, tmp_path, unit):
     output = tmp_path / "pictures" / "curves.png"
     arguments = [*map(str, files.values()), "--output", str(output), "--unit", unit]
-    assert script("plot").main([*arguments, "--kind", "local"]) == 0
+    assert main(["plot", *arguments, "--kind", "local"]) == 0
     assert output.read_bytes().startswith(b"\x89PNG")
     assert "<svg" in output.with_suffix(".svg").read_text()
 
@@ -211,9 +197,9 @@ def test_a_file_with_a_key_missing_is_an_error_and_not_a_crash(files, tmp_path, 
 
 def test_the_plot_script_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("{}\n")
-    assert script("plot").main([str(tmp_path / "a.jsonl")]) == 1
+    assert main(["plot", str(tmp_path / "a.jsonl")]) == 1
     assert "it is another file" in capsys.readouterr().err
-    assert script("plot").main([str(tmp_path / "b.jsonl")]) == 1
+    assert main(["plot", str(tmp_path / "b.jsonl")]) == 1
 
 
 # --- pictures -----------------------------------------------------------------------------------
@@ -302,13 +288,14 @@ def test_a_value_around_a_length_is_the_mean_of_the_chunks_that_end_near_it():
 
 
 def test_figure_1_reports_and_draws_what_was_measured(tmp_path, random_checkpoint, llama):
-    figure1 = script("figure1")
     steady = toy_series([math.log(5)] * 31, source="diffusion", train_length=512)
     rising = toy_series(
         [math.log(5 + place) for place in range(31)], source="causal", estimator="causal"
     )
     cells = tuple(Cell(n, d, float(d == 100)) for n in (1024, 2048) for d in (0, 100))
-    needles = {role: Run(role, cells, {1024: 1, 2048: 1}) for role in ("diffusion", "causal")}
+    needles = {
+        role: NeedleScores(role, cells, {1024: 1, 2048: 1}) for role in ("diffusion", "causal")
+    }
     numbers = figure1.measured([steady, rising], needles, 512, 4)
     ratio = {
         (role, measure): by_length["2048"]["times_that_at_trained_length"]
@@ -329,7 +316,7 @@ def test_figure_1_reports_and_draws_what_was_measured(tmp_path, random_checkpoin
 
 
 def test_figure_1_refuses_a_checkpoint_that_is_not_there(capsys):
-    assert script("figure1").main(["--causal", "./nowhere"]) == 1
+    assert figure1.main(["--causal", "./nowhere"]) == 1
     assert "does not exist" in capsys.readouterr().err
 
 
@@ -346,7 +333,7 @@ def test_figure_1_runs_whole(tmp_path, random_checkpoint, llama, capsys):
         "repeats": 1,
     }
     given = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
-    assert script("figure1").main(given) == 0
+    assert figure1.main(given) == 0
     numbers = json.loads((tmp_path / "figure1.json").read_text())
     assert set(numbers["perplexity"]["causal"]) == {"128", "256", "512"}
     assert set(numbers["needles"]["diffusion"]) == {"256", "512"}

@@ -13,18 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_llada.report import (
-    Cell,
-    RopeFacts,
-    Run,
-    depth_table,
-    draw_heatmaps,
-    find_results,
-    read_run,
-    run_from_results,
-    save_heatmaps,
-)
-from lm_eval_llada.report.rows import rope_facts
+from lm_eval_llada.report.cells import Cell, NeedleScores
+from lm_eval_llada.report.frontier import RopeFacts, rope_facts
+from lm_eval_llada.report.heatmap import draw_heatmaps, save_heatmaps
+from lm_eval_llada.report.needles import newest_needles
+from lm_eval_llada.report.tables import depth_table
 from lm_eval_llada.rope import RopeChoice, resolve
 
 LENGTHS = (256, 512, 1024)
@@ -54,13 +47,20 @@ def make_results(**config: Any) -> dict[str, Any]:
     }
 
 
-def make_run(label: str = "unscaled", rope: RopeFacts | None = TINY) -> Run:
+def read(folder: Path, content: dict[str, Any]) -> NeedleScores:
+    """What a report makes of results."""
+    path = folder / "results_1.json"
+    path.write_text(json.dumps(content))
+    return newest_needles(path, "mine")
+
+
+def make_run(label: str = "unscaled", rope: RopeFacts | None = TINY) -> NeedleScores:
     cells = tuple(Cell(n, d, score_of(n, d)) for n in LENGTHS for d in DEPTHS)
-    return Run(label, cells, dict.fromkeys(LENGTHS, 22), rope)
+    return NeedleScores(label, cells, dict.fromkeys(LENGTHS, 22), rope)
 
 
-def test_every_score_lands_in_its_cell() -> None:
-    run = run_from_results(make_results())
+def test_every_score_lands_in_its_cell(tmp_path: Path) -> None:
+    run = read(tmp_path, make_results())
     assert (run.lengths, run.depths) == (list(LENGTHS), list(DEPTHS))
     for length in LENGTHS:
         for depth in DEPTHS:
@@ -68,70 +68,59 @@ def test_every_score_lands_in_its_cell() -> None:
     assert run.samples == dict.fromkeys(LENGTHS, 22)
 
 
-def test_a_group_adds_no_cells() -> None:
+def test_a_group_adds_no_cells(tmp_path: Path) -> None:
     results = make_results()
     results["configs"]["niah"] = {"metadata": {"version": 1}}
-    assert len(run_from_results(results).cells) == len(LENGTHS) * len(DEPTHS)
+    assert len(read(tmp_path, results).cells) == len(LENGTHS) * len(DEPTHS)
 
 
 @pytest.mark.parametrize("missing", [math.nan, "N/A"])
-def test_a_depth_without_samples_is_not_a_score(missing: Any) -> None:
+def test_a_depth_without_samples_is_not_a_score(missing: Any, tmp_path: Path) -> None:
     results = make_results()
     results["results"]["niah_512"]["depth_030,none"] = missing
-    run = run_from_results(results)
+    run = read(tmp_path, results)
     assert run.score(512, 30) is None
     assert run.mean(512, 30, 40) == score_of(512, 40)
     line = next(line for line in depth_table(run).splitlines() if line.lstrip().startswith("512"))
     assert line.split()[1 + DEPTHS.index(30)] == "-"
 
 
-@pytest.mark.parametrize(
-    ("model_args", "label"),
-    [
-        ({"pretrained": "x"}, "unscaled"),
-        ({"rope_method": "ntk", "target_length": 1024}, "rope_method=ntk, target_length=1024"),
-        ("pretrained=x,rope_scale=14", "rope_scale=14"),
-        (None, "unscaled"),
-    ],
-)
-def test_a_run_is_labelled_by_its_rope_arguments(model_args: Any, label: str) -> None:
-    assert run_from_results(make_results(model_args=model_args)).label == label
+def test_results_without_needles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needles of one kind; found: none"):
+        read(tmp_path, {"results": {"arc": {"acc,none": 0.5}}, "configs": {"arc": {}}})
 
 
-def test_results_without_needles_are_refused() -> None:
-    with pytest.raises(ValueError, match="no needle task"):
-        run_from_results({"results": {"arc": {"acc,none": 0.5}}, "configs": {}})
-
-
-def test_two_tasks_of_one_length_are_refused() -> None:
+def test_needles_of_two_kinds_are_refused(tmp_path: Path) -> None:
     results = make_results()
-    results["configs"]["niah_256"]["metadata"]["length"] = 512
-    with pytest.raises(ValueError, match="Two tasks of length 512"):
-        run_from_results(results)
+    for part in ("results", "configs", "n-samples"):
+        results[part]["niah_512_other"] = results[part]["niah_512"]
+    with pytest.raises(ValueError, match="found: niah, niah_other"):
+        read(tmp_path, results)
 
 
-def test_result_files_are_found_oldest_first(tmp_path: Path) -> None:
+def test_the_newest_results_count_whatever_the_others_are(tmp_path: Path) -> None:
     names = ["b/results_2026-01-02.json", "a/results_2026-01-03.json", "a/results_2026-01-01.json"]
     for name in names:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(make_results()))
-    found = find_results(tmp_path)
-    assert [path.name[8:18] for path in found] == ["2026-01-01", "2026-01-02", "2026-01-03"]
-    assert find_results(found[0]) == [found[0]]
-    assert read_run(found[0], "mine") == run_from_results(make_results(), "mine")
+        path.write_text("{" if "01-01" in name else json.dumps(make_results()))
+    newest = make_results(model_args={"pretrained": "another"})
+    del newest["results"]["niah_256"]
+    (tmp_path / names[1]).write_text(json.dumps(newest))
+    assert newest_needles(tmp_path, "mine").lengths == [512, 1024]
+    assert newest_needles(tmp_path / names[0], "mine").lengths == list(LENGTHS)
 
 
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="No results_"):
-        find_results(tmp_path)
+    with pytest.raises(ValueError, match="there is no results_"):
+        newest_needles(tmp_path, "mine")
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "results_1.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"results_1\.json"):
-        read_run(path)
+    with pytest.raises(ValueError, match=r"results_1\.json: is not whole JSON"):
+        newest_needles(path, "mine")
 
 
 @pytest.mark.parametrize("bad", [(0, 0, 0.0), (1, 101, 0.0), (1, 0, 100.1), (1, 0, math.nan)])
@@ -140,11 +129,11 @@ def test_impossible_cells_are_refused(bad: tuple[int, int, float]) -> None:
         Cell(*bad)
 
 
-def test_the_frontier_comes_from_the_rope_of_the_run() -> None:
+def test_the_frontier_comes_from_the_rope_of_the_run(tmp_path: Path) -> None:
     choice = RopeChoice(method="ntk", target_length=1024)
     resolved = resolve(choice, rope_theta=1e4, head_dim=64, train_length=512)
     rope = {name: getattr(resolved, name) for name in resolved.__dataclass_fields__}
-    scaled = run_from_results(make_results(rope=rope)).rope
+    scaled = read(tmp_path, make_results(rope=rope)).rope
     assert scaled is not None
     assert scaled.rope_theta == pytest.approx(1e4)
     # λ was chosen to reach 1024, so half of a context of 2048 lies behind it.
@@ -169,7 +158,7 @@ def test_a_scale_made_for_a_length_predicts_all_of_it(
     assert facts.frontier(target) == pytest.approx(expected, abs=1e-6)
 
 
-def test_methods_without_a_critical_dimension_predict_nothing() -> None:
+def test_methods_without_a_critical_dimension_predict_nothing(tmp_path: Path) -> None:
     resolved = resolve(
         RopeChoice(method="linear", target_length=1024),
         rope_theta=1e4,
@@ -177,7 +166,7 @@ def test_methods_without_a_critical_dimension_predict_nothing() -> None:
         train_length=512,
     )
     rope = {name: getattr(resolved, name) for name in resolved.__dataclass_fields__}
-    run = run_from_results(make_results(rope=rope))
+    run = read(tmp_path, make_results(rope=rope))
     assert run.rope is None and run.predicted_mean(1024) is None
     assert "frontier" not in depth_table(run)
 
@@ -242,7 +231,7 @@ def test_the_picture_is_written_where_asked(tmp_path: Path) -> None:
 
 
 def test_runs_of_different_lengths_share_axes_with_grey_cells() -> None:
-    short = Run("short", make_run().cells[: len(DEPTHS)], {256: 22})
+    short = NeedleScores("short", make_run().cells[: len(DEPTHS)], {256: 22})
     axes = draw_heatmaps([make_run(), short], "title").axes
     shown = [np.ma.filled(panel.images[0].get_array(), np.nan) for panel in axes[:2]]
     assert shown[0].shape == shown[1].shape == (len(DEPTHS), len(LENGTHS))
@@ -269,7 +258,7 @@ def test_many_panels_wrap_and_leave_no_empty_axes() -> None:
 def test_an_unfinished_run_says_what_is_missing() -> None:
     whole = make_run()
     assert whole.missing is None
-    cut = Run("cut", whole.cells[:3], {256: 4}, planned={256: 22}, planned_depths=DEPTHS)
+    cut = NeedleScores("cut", whole.cells[:3], {256: 4}, planned={256: 22}, planned_depths=DEPTHS)
     assert cut.depths == list(DEPTHS)
     assert cut.missing == "partial: 3 of 11 cells, 4 of 22 samples"
     (panel, _) = draw_heatmaps([cut], "title", {"cut": "a caption"}).axes

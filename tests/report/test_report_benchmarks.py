@@ -16,19 +16,11 @@ from lm_eval_llada.report.benchmarks import (
     ruler_scores,
     ruler_section,
 )
-from lm_eval_llada.report.document import (
-    Bullets,
-    Paragraph,
-    Section,
-    Table,
-)
-from lm_eval_llada.report.evaluations import Evaluation, read_evaluations
+from lm_eval_llada.report.document import Bullets, Paragraph, Section, Table
+from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.files import find_files
-from lm_eval_llada.report.kinds import (
-    by_kind,
-    difference,
-    kinds_section,
-)
+from lm_eval_llada.report.kinds import by_kind, difference, kinds_section
+from lm_eval_llada.report.reading import read_evaluations
 from lm_eval_llada.tasks.longbench.scores import DATASETS, longbench_averages
 from tests.helpers.report_results import (
     longbench,

@@ -5,22 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
 from lm_eval_llada.cli import report as command
-from lm_eval_llada.cli.report import (
-    ReportOptions,
-    build_sections,
-    write_report,
-)
-from lm_eval_llada.report.document import (
-    Excerpt,
-    Paragraph,
-    Section,
-    Table,
-)
+from lm_eval_llada.cli.report import ReportOptions, build_sections, write_report
+from lm_eval_llada.report.document import Excerpt, Paragraph, Section, Table
 from lm_eval_llada.report.perplexity import find_curves, measured_perplexities
 from tests.helpers.report_results import (
     curve_lines,
@@ -268,3 +260,15 @@ def test_a_papers_model_brings_its_perplexities(tmp_path: Path) -> None:
     assert found[0].stderr == pytest.approx(0.06)
     write_curve(path, {4000: 6.0}, pretrained=name, estimators=["elbo"])
     assert not measured_perplexities(find_curves([path]).series)
+
+
+def test_without_matplotlib_the_tables_are_written_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "runs", results({"niah_512": niah(512, float)}))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    options = ReportOptions((tmp_path / "runs",), output=tmp_path / "report")
+    assert "and no picture. Pictures need matplotlib" in write_report(options)
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.md", "report.html"}
+    assert "![" not in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "tiny-llada, unscaled" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

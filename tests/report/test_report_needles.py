@@ -8,25 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_llada.report.document import (
-    Bullets,
-    Picture,
-    Table,
-)
-from lm_eval_llada.report.evaluations import Evaluation, read_evaluations
+from lm_eval_llada.report.cells import Cell, NeedleScores
+from lm_eval_llada.report.document import Bullets, Picture, Table
+from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.files import find_files
+from lm_eval_llada.report.frontier import RopeFacts
 from lm_eval_llada.report.needle_section import file_name, needle_section
 from lm_eval_llada.report.needles import (
     frontier_caption,
     frontier_rows,
-    needle_runs,
+    needle_scores,
     observed_frontier,
 )
-from lm_eval_llada.report.rows import (
-    Cell,
-    RopeFacts,
-    Run,
-)
+from lm_eval_llada.report.reading import read_evaluations
 from tests.helpers.report_results import DEPTHS, niah, results, rope, write
 
 TINY = RopeFacts(rope_theta=1e4, head_dim=64, train_length=512)
@@ -36,9 +30,11 @@ def read(path: Path) -> list[Evaluation]:
     return list(read_evaluations(find_files([path])).evaluations)
 
 
-def run_of(scores: list[float], rope_facts: RopeFacts | None = TINY, length: int = 1024) -> Run:
+def run_of(
+    scores: list[float], rope_facts: RopeFacts | None = TINY, length: int = 1024
+) -> NeedleScores:
     cells = tuple(Cell(length, d, s) for d, s in zip(DEPTHS, scores, strict=True))
-    return Run("run", cells, {length: 11}, rope_facts)
+    return NeedleScores("run", cells, {length: 11}, rope_facts)
 
 
 def brute_force(scores: list[float]) -> int | None:
@@ -85,10 +81,10 @@ def test_the_caption_says_how_far_the_frontier_is_off() -> None:
     one = run_of([0.0] * 7 + [100.0] * 4)
     assert frontier_caption(one) == "frontier off by 20 points of depth"
     cells = (*one.cells, *run_of([100.0] * 11, length=512).cells)
-    both = Run("run", cells, {512: 11, 1024: 11}, TINY)
+    both = NeedleScores("run", cells, {512: 11, 1024: 11}, TINY)
     assert frontier_caption(both) == "frontier off by 10 points of depth on average, 20 at most"
     cells = (*cells, *run_of([0.0] * 11, length=2048).cells)
-    three = Run("run", cells, {512: 11, 1024: 11, 2048: 11}, TINY)
+    three = NeedleScores("run", cells, {512: 11, 1024: 11, 2048: 11}, TINY)
     assert str(frontier_caption(three)).endswith("none to compare at 1 of 3 lengths")
 
 
@@ -101,7 +97,7 @@ def test_tasks_that_differ_in_more_than_length_are_families_of_their_own(tmp_pat
         "niah_tiny": 512,
     }
     write(tmp_path, results({name: niah(n, lambda _: 1.0) for name, n in names.items()}))
-    runs = needle_runs(read(tmp_path)[0])
+    runs = needle_scores(read(tmp_path)[0])
     assert {name: run.lengths for name, run in runs.items()} == {
         "niah": [512, 1024],
         "longllada_niah": [1024],
@@ -119,7 +115,7 @@ def test_depths_that_were_never_planned_are_not_missing(tmp_path: Path) -> None:
         if not key.startswith("depth_") or key[6:9] in ("000", "050")
     }
     write(tmp_path, results({"niah_512": entry}))
-    run = needle_runs(read(tmp_path)[0])["niah"]
+    run = needle_scores(read(tmp_path)[0])["niah"]
     assert run.depths == [0, 50] and run.missing is None
 
 
@@ -144,10 +140,10 @@ def test_a_sweep_is_one_picture_in_the_order_of_its_scales(tmp_path: Path) -> No
     pictures = [block for block in section.blocks if isinstance(block, Picture)]
     assert [picture.name for picture in pictures] == ["retrieval-niah", "heatmap-niah-tiny-llada"]
     assert "λ sweep" in pictures[1].alternative
-    titles = [axes.get_title() for axes in pictures[1].figure.axes[:3]]
+    titles = [axes.get_title() for axes in pictures[1].draw().axes[:3]]
     assert titles[:2] == ["tiny-llada, unscaled", "tiny-llada, λ = 2.656 (ntk)"]
     assert titles[2].startswith("tiny-llada, λ = 4 (ntk)\npartial: 8 of 44")
-    assert "off by" in pictures[1].figure.axes[0].get_xlabel()
+    assert "off by" in pictures[1].draw().axes[0].get_xlabel()
 
 
 def test_a_sweep_has_a_table_of_predicted_and_observed_frontiers(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lm_eval_llada.report.document import Paragraph, Table
-from lm_eval_llada.report.evaluations import Evaluation, read_evaluations
+from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.published import (
     Measured,
@@ -19,6 +19,7 @@ from lm_eval_llada.report.published import (
     published_numbers,
     published_section,
 )
+from lm_eval_llada.report.reading import read_evaluations
 from tests.helpers.report_results import longbench, niah, results, rope, ruler, write
 
 BASE = "GSAI-ML/LLaDA-8B-Base"

@@ -13,24 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_llada.report.benchmarks import longbench_section, ruler_section
-from lm_eval_llada.report.evaluations import Reading, read_evaluations
+from lm_eval_llada.report.evaluations import Reading
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.kinds import kinds_section
 from lm_eval_llada.report.markdown import to_markdown
-from lm_eval_llada.report.needles import frontier_rows, needle_runs
+from lm_eval_llada.report.needles import frontier_rows, needle_scores
 from lm_eval_llada.report.published import published_section
+from lm_eval_llada.report.reading import read_evaluations
 from lm_eval_llada.report.runs import (
     other_tasks_section,
     overview_section,
     settings_section,
     speed_section,
 )
-from lm_eval_llada.report.samples import (
-    prompt_excerpt,
-    read_samples,
-    shortened,
-    spread,
-)
+from lm_eval_llada.report.samples import prompt_excerpt, read_samples, shortened, spread
 from tests.helpers.report_results import (
     longbench,
     niah,
@@ -185,7 +181,7 @@ def test_samples_without_results_still_give_a_heatmap(tmp_path: Path) -> None:
     write_samples(tmp_path, "niah_512", lines)
     reading = read(tmp_path)
     (evaluation,) = reading.evaluations
-    run = needle_runs(evaluation)["niah"]
+    run = needle_scores(evaluation)["niah"]
     assert (run.score(512, 0), run.score(512, 50)) == (75, 8)
     assert run.missing == "partial: 2 of 11 cells"
     assert "no results file" in reading.notes[0] and reading.skipped[0].path == bad
@@ -229,7 +225,7 @@ def test_no_single_damaged_value_stops_the_report_of_the_rest(
     assert bad in used or [skipped.path for skipped in reading.skipped] == [bad]
     runs = reading.evaluations
     for evaluation in runs:
-        for run in needle_runs(evaluation).values():
+        for run in needle_scores(evaluation).values():
             frontier_rows(run)
     sections = [ruler_section(runs), longbench_section(runs), kinds_section(runs)]
     sections += [speed_section(runs), settings_section(runs), other_tasks_section(runs)]
