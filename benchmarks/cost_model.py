@@ -31,7 +31,7 @@ import torch
 
 from lm_eval_llada.checkpoints.provenance import machine, package_commit
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, make_denoiser
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, as_denoiser
 from lm_eval_llada.modeling.cost import Work, generation_work
 
 CONTEXTS = (512, 1024, 2048, 4096, 8192)
@@ -87,10 +87,10 @@ def measure(model: LLaDAForMaskedLM, context: int, options: SamplingOptions, rep
     """Time the generation of a text that ends a context."""
     prompt_length = context - options.gen_length
     prompt = torch.randint(0, 4607, (prompt_length,), generator=torch.Generator().manual_seed(0))
-    denoise, seconds = make_denoiser(model), []
+    denoiser, seconds = as_denoiser(model), []
     for _ in range(1 + repeats):
         start = time.process_time()
-        generate(denoise, [prompt], options, mask_token_id=4607)
+        generate(denoiser, [prompt], options)
         seconds.append(time.process_time() - start)
     timed = seconds[1:]
     work: Work = generation_work(MODEL, prompt_length, options)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
-from lm_eval_llada.modeling import load_model, make_denoiser
+from lm_eval_llada.modeling import as_denoiser, load_model
 from lm_eval_llada.tasks.text.haystacks import heldout_text
 from lm_eval_llada.tiny.corpus import read_corpus
 from lm_eval_llada.tiny.samples import CHUNK_LENGTH
@@ -87,10 +87,9 @@ def main() -> None:
             for s in starts
         ]
         estimates = log_likelihoods(
-            make_denoiser(model),
+            as_denoiser(model),
             pairs,
             options,
-            mask_token_id=model.config.mask_token_id,
             seeds=[arguments.seed * 100_003 + s for s in starts],
         )
         ours = -sum(e.value for e in estimates) / len(scored)

@@ -29,7 +29,7 @@ from benchmarks.niah_evidence import is_found
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_model, make_denoiser
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
 
@@ -67,8 +67,7 @@ def load_diffusion(folder: Any, layers: Sequence[int], within: int) -> Answer:
 
 def _decode(model: LLaDAForMaskedLM, prompt: list[int]) -> list[int]:
     options = SamplingOptions(steps=GEN_LENGTH, gen_length=GEN_LENGTH)
-    mask = model.config.mask_token_id
-    (output,) = generate(make_denoiser(model), [torch.tensor(prompt)], options, mask_token_id=mask)
+    (output,) = generate(as_denoiser(model), [torch.tensor(prompt)], options)
     return output.tolist()
 
 

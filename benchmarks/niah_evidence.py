@@ -28,8 +28,7 @@ from benchmarks.json_lines import append_record, read_records
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import CACHES, SamplingOptions, generate
-from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
-from lm_eval_llada.modeling.cache import KeyValueCache
+from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.rope import RopeChoice
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
@@ -115,12 +114,9 @@ def count_right(
     for first in range(0, len(samples), batch_size):
         batch = samples[first : first + batch_size]
         outputs = generate(
-            make_denoiser(model),
+            as_denoiser(model),
             [torch.tensor(tokenizer(s["prompt"])["input_ids"]) for s in batch],
             options,
-            mask_token_id=model.config.mask_token_id,
-            eos_token_id=model.config.eos_token_id,
-            new_cache=KeyValueCache,
         )
         for sample, output in zip(batch, outputs, strict=True):
             right[int(sample["depth"])] += is_found(sample, output, tokenizer)

@@ -50,7 +50,7 @@ from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.requests import content_seed
-from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
+from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
 
@@ -141,10 +141,9 @@ def _nats(
     """Minus the bound on log p of each target, per token; its masks depend on its place alone."""
     size = max(1, TOKENS_PER_BATCH // sum(map(len, pairs[0])))
     estimates = log_likelihoods(
-        make_denoiser(model),
+        as_denoiser(model),
         pairs,
         LikelihoodOptions(mc_num=num_masks, method="mc", batch_size=size),
-        mask_token_id=model.config.mask_token_id,
         seeds=[content_seed(0, "ablation", str(place)) for place in range(len(pairs))],
     )
     return [

@@ -107,7 +107,7 @@ def plain_scores(
 
 def our_scores(lm: LLaDALM, requests: Sequence[Request]) -> Outcome:
     """(value, 0) of each option by the harness' model."""
-    lm.runner.stats = DenoiserStats()
+    lm.runner.denoiser.stats = DenoiserStats()
     encoded = [(request.strings, request.prefix, request.target) for request in requests]
     values = [value for value, _ in lm._loglikelihood_tokens(encoded, disable_tqdm=True)]
     return Outcome([(value, 0.0) for value in values], _num_tokens(requests), lm.runner.stats)

@@ -15,10 +15,10 @@ from benchmarks.speed_measure import Outcome, Side
 from lm_eval_llada.diffusion.denoiser import DenoiserStats
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.engine.batching import Progress
-from lm_eval_llada.engine.requests import GenerationPlan
-from lm_eval_llada.engine.runner import Generation
+from lm_eval_llada.engine.jobs import Generation
+from lm_eval_llada.engine.requests import GenerationSettings
 from lm_eval_llada.harness.llada import LLaDALM
-from lm_eval_llada.modeling import KeyValueCache, LLaDAConfig, LLaDAForMaskedLM, make_denoiser
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, as_denoiser
 from tests.helpers.plain_loops import Denoise, plain_generate, whole_forward
 from tests.helpers.toy_requests import generations
 
@@ -86,7 +86,7 @@ def plain_texts(
     model: LLaDAForMaskedLM, prompts: Sequence[Tensor], options: SamplingOptions
 ) -> Outcome:
     """Tokens by the plain loop."""
-    stats, mask_token_id = DenoiserStats(), model.config.mask_token_id
+    stats, mask_token_id = DenoiserStats(), as_denoiser(model).mask_token_id
     denoise = counted(whole_forward(model), stats)
     texts = [
         plain_generate(denoise, prompt, options, mask_token_id=mask_token_id) for prompt in prompts
@@ -113,14 +113,7 @@ def generate_side(
     def run(options: SamplingOptions) -> Outcome:
         stats, texts = DenoiserStats(), []
         for prompt in prompts:
-            texts += generate(
-                make_denoiser(model),
-                [prompt],
-                options,
-                mask_token_id=model.config.mask_token_id,
-                new_cache=KeyValueCache,
-                stats=stats,
-            )
+            texts += generate(as_denoiser(model, stats=stats), [prompt], options)
         return Outcome([text.tolist() for text in texts], sum(map(len, texts)), stats)
 
     return Side(label, lambda: run(options), lambda: run(replace(options, steps=2)))
@@ -131,12 +124,12 @@ def batched_side(batch_size: int, prompts: Sequence[Tensor], options: SamplingOp
     runner = tiny(batch_size=batch_size).runner
 
     def run(options: SamplingOptions) -> Outcome:
-        runner.stats = DenoiserStats()
-        plan = GenerationPlan(options, ignore_eos=True)
-        items = [Generation(i, prompt, plan, seed=0) for i, prompt in enumerate(prompts)]
-        with Progress(len(items), "", shown=False) as progress:
-            texts = dict(pair for batch in runner.texts(items, progress) for pair in batch)
-        outputs = [texts[i].tolist() for i in range(len(items))]
+        runner.denoiser.stats = DenoiserStats()
+        settings = GenerationSettings(options, ignore_eos=True)
+        jobs = [Generation(prompt, settings, seed=0) for prompt in prompts]
+        with Progress(len(jobs), "", shown=False) as progress:
+            texts = dict(pair for batch in runner.texts(jobs, progress) for pair in batch)
+        outputs = [texts[job].tolist() for job in jobs]
         return Outcome(outputs, sum(map(len, outputs)), runner.stats)
 
     return Side(f"batch {batch_size}", lambda: run(options), lambda: run(replace(options, steps=2)))
@@ -146,7 +139,7 @@ def harness_side(label: str, lm: LLaDALM, prompts: Sequence[str], **gen_kwargs: 
     """`generate_until` as one side of a comparison; outputs are texts."""
 
     def run(**changes: Any) -> Outcome:
-        lm.runner.stats = DenoiserStats()
+        lm.runner.denoiser.stats = DenoiserStats()
         requests = generations(list(prompts), **gen_kwargs, **changes)
         texts = lm.generate_until(requests, disable_tqdm=True)
         return Outcome(texts, sum(len(lm.tok_encode(text)) for text in texts), lm.runner.stats)

@@ -38,16 +38,16 @@ def trace(folder: Path) -> None:
         self: Batcher,
         items: Any,
         measure: Any,
-        run: Callable[..., Any],
+        read: Callable[..., Any],
         *others: Any,
         **options: Any,
     ) -> Any:
-        def noted_run(batch: Sequence[Any], size: int) -> Any:
+        def noted_read(batch: Sequence[Any], size: int) -> Any:
             # The options of a question come as one item.
             note("start", sum(len(item) if isinstance(item, list) else 1 for item in batch))
-            return run(batch, size)
+            return read(batch, size)
 
-        return process(self, items, measure, noted_run, *others, **options)
+        return process(self, items, measure, noted_read, *others, **options)
 
     def noted_put_many(self: AnswerStore, items: Iterable[Any]) -> None:
         listed = list(items)

@@ -3,7 +3,6 @@
 For the results of a run:
 
     info |= origin(location, arguments.loading.revision)
-    info["work"]["peak_memory_bytes"] = peak_memory_bytes(model.device)
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import hashlib
 import os
 import platform
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
@@ -165,23 +163,3 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most memory used so far, in bytes.
-
-    Args:
-        device: For a GPU, the most that tensors took on it; for others, the most that this process
-            had resident.
-
-    Returns:
-        None where the system does not tell (Windows, without a GPU).
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB

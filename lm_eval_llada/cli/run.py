@@ -148,9 +148,9 @@ def _say(*lines: str) -> None:
 def _checked_rope(model_args: dict[str, Any]) -> ResolvedRope:
     """The position embeddings of the checkpoint that model_args name, once all of it is checked."""
     from lm_eval_llada.engine.arguments import parse_model_args
-    from lm_eval_llada.engine.runner import open_checkpoint
+    from lm_eval_llada.engine.loading import open_checkpoint
 
-    return open_checkpoint(parse_model_args(model_args)).rope
+    return open_checkpoint(parse_model_args(model_args), keep=True).rope
 
 
 def _planned_rope(model_args: dict[str, Any]) -> ResolvedRope:

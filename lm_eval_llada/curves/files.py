@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.curves.scores import Chunk
-from lm_eval_llada.diffusion.mask_plans import Estimate
+from lm_eval_llada.diffusion.estimates import Estimate
 from lm_eval_llada.report.curves import FORMAT, read_curve_file
 
 _LONGEST_SHOWN = 80

@@ -38,7 +38,7 @@ from lm_eval_llada.engine.fingerprints import fingerprint
 from lm_eval_llada.engine.ranks import choose_device
 from lm_eval_llada.engine.requests import content_seed
 from lm_eval_llada.errors import require_whole, unknown_choice
-from lm_eval_llada.modeling import make_denoiser
+from lm_eval_llada.modeling import as_denoiser
 from lm_eval_llada.modeling.cost import activation_bytes
 from lm_eval_llada.rope import ResolvedRope
 from lm_eval_llada.tasks.text.long_texts import TokenText, long_texts, read_documents, tokenize
@@ -248,23 +248,23 @@ def _open_subject(run: CurveRun) -> _Subject:
 
 
 def _open_llada(run: CurveRun) -> _Subject:
-    from lm_eval_llada.engine.runner import load_runner, open_checkpoint
+    from lm_eval_llada.engine.loading import load_weights, open_checkpoint
 
     arguments: ModelArguments = parse_model_args(run.model_args)
     checkpoint = open_checkpoint(arguments)
     device = choose_device(arguments.loading.device)
 
     def load() -> Scorer:
-        runner = load_runner(arguments, checkpoint, device)
-        model = runner.model
+        model, text = load_weights(checkpoint, device), checkpoint.text
         bytes_of = partial(activation_bytes, checkpoint.config, itemsize=model.dtype.itemsize)
         return DiffusionScorer(
-            make_denoiser(model),
-            runner.text.mask_token_id,
+            as_denoiser(
+                model,
+                mask_token_id=text.mask_token_id,
+                pad_token_id=text.tokenizer.pad_token_id,
+            ),
             Batcher(run.batch_size, None, DeviceMemory(model.device), bytes_of),
-            pad_token_id=runner.text.tokenizer.pad_token_id,
             mc_num=run.options.mc_num,
-            device=model.device,
         )
 
     return _Subject(

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from lm_eval_llada.diffusion.choices import NOT_FINITE
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
+from lm_eval_llada.diffusion.estimates import Estimate, TargetMasks
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions
-from lm_eval_llada.diffusion.mask_plans import Estimate, MaskPlan, Pair, masked_log_probs
-from lm_eval_llada.diffusion.masks import NOT_FINITE, Predictor, mask_probabilities
+from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
+from lm_eval_llada.diffusion.masks import mask_probabilities
 from lm_eval_llada.engine.batching import Batcher
 
 MASKED_ESTIMATORS = ("elbo", "masked_mean", "duel")
@@ -70,7 +72,10 @@ Scored = tuple[Chunk, str, Estimate]
 class Scorer(Protocol):
     """What a curve asks of a model."""
 
-    stats: DenoiserStats
+    @property
+    def stats(self) -> DenoiserStats:
+        """Filled as passes run."""
+        ...
 
     def score(self, chunks: Sequence[Chunk], estimators: Sequence[str]) -> Iterator[Scored]:
         """Score chunks of one document under each estimator, as they are done."""
@@ -85,25 +90,25 @@ class Scorer(Protocol):
         ...
 
 
-def masked_mean(plan: MaskPlan, scores: Tensor) -> Estimate:
+def masked_mean(drawn: TargetMasks, scores: Tensor) -> Estimate:
     """LongLLaDA's estimate: the mean over draws of the mean -log p of the tokens a draw masked.
 
     No weight is written anywhere. Since the chunk's length cancels out of Eq. 14's weight, it is
-    the negated `MaskPlan.elbo` per token all the same.
+    the negated `TargetMasks.elbo` per token all the same.
 
     Args:
-        plan: The masks of one chunk.
+        drawn: The masks of one chunk.
         scores: Summed log probabilities of the masked tokens, float64 (num_masks,).
 
     Source: LongLLaDA (arXiv 2506.14429), its released ppl/get_ppl_llada.py.
     """
-    means = -scores / plan.masks.sum(dim=1)
-    if plan.draws is None:
-        value = float((mask_probabilities(plan.masks) * means).sum())
-        return Estimate(value, 0.0, len(plan.masks))
-    drawn = means[plan.draws]
-    stderr = float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan
-    return Estimate(float(drawn.mean()), stderr, len(plan.masks))
+    means = -scores / drawn.masks.sum(dim=1)
+    if drawn.draws is None:
+        value = float((mask_probabilities(drawn.masks) * means).sum())
+        return Estimate(value, 0.0, len(drawn.masks))
+    values = means[drawn.draws]
+    stderr = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(float(values.mean()), stderr, len(drawn.masks))
 
 
 @dataclass
@@ -114,23 +119,20 @@ class DiffusionScorer:
     reveals one token a pass.
 
     Attributes:
-        denoise: The seam.
-        mask_token_id: Stands for an unknown token.
+        denoiser: The model.
         batcher: Says how many sequences go into a pass.
-        pad_token_id: Fills up shorter sequences.
         mc_num: Masks drawn for each chunk; chunks short enough are enumerated, as `likelihood=auto`
             of the harness does.
-        device: Where the denoiser expects its input.
-        stats: Filled as passes run.
     """
 
-    denoise: Denoiser
-    mask_token_id: int
+    denoiser: Denoiser
     batcher: Batcher
-    pad_token_id: int | None = None
     mc_num: int = 8
-    device: torch.device | str = "cpu"
-    stats: DenoiserStats = field(default_factory=DenoiserStats)
+
+    @property
+    def stats(self) -> DenoiserStats:
+        """See `Scorer`."""
+        return self.denoiser.stats
 
     def score(self, chunks: Sequence[Chunk], estimators: Sequence[str]) -> Iterator[Scored]:
         """Score chunks, the longest first; yields each estimate as its batch is done.
@@ -166,11 +168,9 @@ class DiffusionScorer:
     def seconds(self, tokens: Tensor) -> float:
         """See `Scorer`. The batch is as full as a scored one, so that too large a one shows now."""
         size = self.batcher.size(len(tokens), 1)
-        predictor = Predictor(
-            self.denoise, self.mask_token_id, self.pad_token_id, device=self.device
-        )
-        rows = [torch.tensor([len(tokens) - 1])] * size
-        return _timed(lambda: predictor.logits([tokens] * size, rows, [0] * size)) / size
+        uncounted = replace(self.denoiser, stats=DenoiserStats())
+        last = [torch.tensor([len(tokens) - 1])] * size
+        return _timed(lambda: uncounted.logits([tokens] * size, last, [0] * size)) / size
 
     def _batches(
         self,
@@ -189,38 +189,25 @@ class DiffusionScorer:
 
     def _masked(self, chunks: Sequence[Chunk], size: int) -> list[dict[str, Estimate]]:
         pairs = [chunk.pair for chunk in chunks]
-        plans = [self._plan(chunk) for chunk in chunks]
-        predictor = Predictor(
-            self.denoise,
-            self.mask_token_id,
-            self.pad_token_id,
-            device=self.device,
-            stats=self.stats,
-        )
-        scores = masked_log_probs(predictor, pairs, plans, size)
+        drawn = [self._drawn(chunk) for chunk in chunks]
+        masks = [one.masks for one in drawn]
+        scores, _ = read_masks(self.denoiser, pairs, masks, size, check_greedy=False)
         return [
             {
-                "elbo": _per_token(plan.elbo(score), chunk.num_tokens),
-                "masked_mean": masked_mean(plan, score),
+                "elbo": _per_token(one.elbo(score), chunk.num_tokens),
+                "masked_mean": masked_mean(one, score),
             }
-            for chunk, plan, score in zip(chunks, plans, scores, strict=True)
+            for chunk, one, score in zip(chunks, drawn, scores, strict=True)
         ]
 
-    def _plan(self, chunk: Chunk) -> MaskPlan:
+    def _drawn(self, chunk: Chunk) -> TargetMasks:
         if LikelihoodOptions(mc_num=self.mc_num).enumerates(chunk.num_tokens):
-            return MaskPlan.enumerated(chunk.num_tokens)
-        return MaskPlan.sampled(chunk.num_tokens, self.mc_num, chunk.seed)
+            return TargetMasks.enumerated(chunk.num_tokens)
+        return TargetMasks.sampled(chunk.num_tokens, self.mc_num, chunk.seed)
 
     def _duel(self, chunks: Sequence[Chunk], size: int) -> list[Estimate]:
-        estimates = duel_log_likelihoods(
-            self.denoise,
-            [chunk.pair for chunk in chunks],
-            mask_token_id=self.mask_token_id,
-            pad_token_id=self.pad_token_id,
-            batch_size=size,
-            device=self.device,
-            stats=self.stats,
-        )
+        pairs = [chunk.pair for chunk in chunks]
+        estimates = duel_log_likelihoods(self.denoiser, pairs, batch_size=size)
         return [_per_token(e, c.num_tokens) for c, e in zip(chunks, estimates, strict=True)]
 
 

@@ -1,15 +1,19 @@
-"""The seam between models and mathematics: what decoders and scorers call, and the work it did."""
+"""The seam between models and mathematics: one object that samplers and likelihoods ask for logits.
+
+It knows tensors and a callable, no model class: a toy of five lines tests all of the mathematics.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
-class Denoiser(Protocol):
+class Forward(Protocol):
     """Predicts tokens at chosen positions of partly masked sequences."""
 
     def __call__(
@@ -84,3 +88,186 @@ class DenoiserStats:
         self.num_rows += num_rows
         if self.on_forward is not None:
             self.on_forward(num_tokens)
+
+
+@dataclass
+class Denoiser:
+    """A model as samplers and likelihoods take it: logits at positions of unequal sequences.
+
+    Attributes:
+        forward: the model, or a toy.
+        mask_token_id: id that stands for an unknown token. It is never generated.
+        pad_token_id: id written into padding; None writes mask_token_id. Padding is hidden by the
+            attention mask, so the value never matters to a correct model.
+        device: where `forward` expects its input.
+        shift: whether the token at position p is predicted by row p - 1 of `forward`, as in models
+            trained on from causal ones; position 0 is then read from row 0, as their authors do.
+        cfg_scale: weight of classifier-free guidance, 0 = off; see `guided`.
+        new_cache: makes an empty cache; None where the model has none.
+        stats: filled as passes run.
+    """
+
+    forward: Forward
+    mask_token_id: int
+    pad_token_id: int | None = None
+    device: torch.device | str = "cpu"
+    shift: bool = False
+    cfg_scale: float = 0.0
+    new_cache: Callable[[], DenoiserCache] | None = None
+    stats: DenoiserStats = field(default_factory=DenoiserStats)
+
+    def guided(self, cfg_scale: float) -> Denoiser:
+        """The same under classifier-free guidance of this weight, counting into the same stats."""
+        return replace(self, cfg_scale=cfg_scale)
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        sequences: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        prompt_lengths: Sequence[int],
+        *,
+        cache: DenoiserCache | None = None,
+        windows: Sequence[range] | None = None,
+    ) -> Tensor:
+        """Logits of the tokens at `positions[b]` of `sequences[b]`, b in order, (num_rows, vocab).
+
+        At least fp32, whatever the model returns: in bf16, probabilities above 0.99 tie.
+
+        With guidance, conditional and unconditional sequences share one pass and the result is
+        u + (cfg_scale + 1) * (c - u), where u sees the prompt masked, as in LLaDA's generate.py.
+
+        Args:
+            sequences: int64 (length_b,) each, on the CPU; prompt first.
+            positions: int64 (num_rows_b,) each, on the CPU.
+            prompt_lengths: tokens at the start of each sequence that guidance masks.
+            cache: an empty one to fill, or a filled one to read; None for an exact pass.
+            windows: with a filled cache, the part of each sequence to read anew, all of one length.
+
+        Raises:
+            ValueError: if the model returns logits for another number of rows.
+        """
+        rows = self._rows(positions)
+        if self.cfg_scale == 0:
+            return self._read(sequences, rows, cache, windows)
+        blind = [sequence.clone() for sequence in sequences]
+        for sequence, prompt_length in zip(blind, prompt_lengths, strict=True):
+            sequence[:prompt_length] = self.mask_token_id
+        both = torch.cat([rows, rows + torch.tensor([len(sequences), 0])])
+        spans = None if windows is None else [*windows, *windows]
+        conditional, unconditional = self._read([*sequences, *blind], both, cache, spans).chunk(2)
+        return unconditional + (self.cfg_scale + 1) * (conditional - unconditional)
+
+    def keep(self, cache: DenoiserCache, kept: Sequence[int], num_texts: int) -> None:
+        """Drops all texts of a cached batch of num_texts but these."""
+        # With guidance, the unconditional sequences follow all of the conditional ones.
+        starts = (0, num_texts) if self.cfg_scale else (0,)
+        cache.keep(torch.tensor([start + i for start in starts for i in kept]))
+
+    def _rows(self, positions: Sequence[Tensor]) -> Tensor:
+        """Where the tokens at these positions are read, int64 (num_rows, 2) of (batch, row)."""
+        counts = torch.tensor([len(position) for position in positions])
+        batch = torch.repeat_interleave(torch.arange(len(positions)), counts)
+        row = torch.cat(list(positions))
+        return torch.stack([batch, (row - 1).clamp_min(0) if self.shift else row], dim=1)
+
+    def _windows(self, windows: Sequence[range], key_length: int) -> Tensor:
+        """Positions of each window, int64 (batch, window), with the rows that its tokens need."""
+        if self.shift:
+            # One that starts its sequence needs no row before it. To be as wide as the others of a
+            # batch it takes one behind it, where the others leave room at least for padding.
+            windows = [
+                range(window.start - 1, window.stop)
+                if window.start
+                else range(min(window.stop + 1, key_length))
+                for window in windows
+            ]
+        return torch.tensor([list(window) for window in windows])
+
+    def _read(
+        self,
+        sequences: Sequence[Tensor],
+        rows: Tensor,
+        cache: DenoiserCache | None,
+        windows: Sequence[range] | None,
+    ) -> Tensor:
+        """One pass: logits of rows as `forward` numbers them, (num_rows, vocab)."""
+        pad_token_id = self.mask_token_id if self.pad_token_id is None else self.pad_token_id
+        key_length = None if cache is None or windows is None else cache.key_length
+        input_ids, attention_mask = pad_right(sequences, pad_token_id, key_length)
+        num_tokens = sum(map(len, sequences))
+        position_ids = None
+        if windows is not None:
+            position_ids = self._windows(windows, input_ids.shape[1])
+            input_ids = input_ids.gather(1, position_ids)
+            position_ids = position_ids.to(self.device)
+            num_tokens = input_ids.numel()
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(self.device)
+        input_ids, at = input_ids.to(self.device), rows.to(self.device)
+        if cache is None:
+            logits = self.forward(input_ids, attention_mask=attention_mask, rows=at)
+        else:
+            logits = self.forward(
+                input_ids,
+                attention_mask=attention_mask,
+                rows=at,
+                position_ids=position_ids,
+                cache=cache,
+            )
+        if logits.shape[0] != len(rows):
+            raise ValueError(
+                f"The denoiser was asked for {len(rows)} rows and returned logits of shape "
+                f"{tuple(logits.shape)}; expected ({len(rows)}, vocab)."
+            )
+        self.stats.record(len(sequences), num_tokens, len(rows))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def pad_right(
+    sequences: Sequence[Tensor], pad_token_id: int, length: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Stacks sequences into int64 (batch, length) and a key-padding mask, None if none is needed.
+
+    Padding follows the tokens, so that every sequence keeps positions 0, 1, 2, ... whatever shares
+    its batch.
+
+    Differs from scripts that pad left without a mask: there, answers change with the batch.
+
+    Args:
+        sequences: int64 (length_b,) each.
+        pad_token_id: written behind the shorter ones.
+        length: at least that of the longest, which None means.
+    """
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    input_ids = torch.nn.utils.rnn.pad_sequence(
+        list(sequences), batch_first=True, padding_value=pad_token_id
+    )
+    if length is not None and length > input_ids.shape[1]:
+        extra = (0, length - input_ids.shape[1])
+        input_ids = torch.nn.functional.pad(input_ids, extra, value=pad_token_id)
+    if bool((lengths == input_ids.shape[1]).all()):
+        return input_ids, None
+    return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+
+
+def token_ids(name: str, tokens: Tensor) -> Tensor:
+    """The tokens as int64 on the CPU.
+
+    Raises:
+        ValueError: if they are not a 1-D tensor of integers.
+    """
+    if tokens.dim() != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must be a 1-D tensor of token ids; got {tokens.dtype} of shape "
+            f"{tuple(tokens.shape)}."
+        )
+    return tokens.to("cpu", torch.int64)
+
+
+def check_seeds(seeds: Sequence[int] | None, num_requests: int) -> None:
+    """Raises ValueError unless there is one seed for each request, or none at all."""
+    if seeds is not None and len(seeds) != num_requests:
+        raise ValueError(
+            f"Expected one seed for each of {num_requests} requests; got {len(seeds)}."
+        )

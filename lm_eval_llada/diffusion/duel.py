@@ -7,34 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
-from lm_eval_llada.diffusion.mask_plans import (
-    Estimate,
-    Pair,
-    longest_first,
-)
-from lm_eval_llada.diffusion.masks import (
+from lm_eval_llada.diffusion.choices import (
     NOT_FINITE,
-    Predictor,
     choose_tokens,
     forbid,
     most_confident,
     num_transfer_tokens,
-    token_ids,
 )
+from lm_eval_llada.diffusion.denoiser import Denoiser, token_ids
+from lm_eval_llada.diffusion.estimates import Estimate, Pair, longest_first
 from lm_eval_llada.errors import require_whole
 
 
 def duel_log_likelihoods(
-    denoise: Denoiser,
+    denoiser: Denoiser,
     pairs: Sequence[Pair],
     *,
-    mask_token_id: int,
     steps: int | None = None,
-    pad_token_id: int | None = None,
     batch_size: int = 8,
-    device: torch.device | str = "cpu",
-    stats: DenoiserStats | None = None,
 ) -> list[Estimate]:
     """Log p(target | prefix) under the low-confidence sampler, one for each pair, in order.
 
@@ -45,15 +35,11 @@ def duel_log_likelihoods(
     drawn, so it has no share of any distribution.
 
     Args:
-        denoise: the seam.
+        denoiser: the model.
         pairs: (prefix, target); an empty target has log-likelihood 0.
-        mask_token_id: id of the mask token.
         steps: passes for each target, by the schedule of the sampler; None is one for each token.
             Tokens revealed in one step are independent given what was known before it.
-        pad_token_id: id written into padding; None writes mask_token_id.
         batch_size: sequences in a forward pass.
-        device: where the denoiser expects its input.
-        stats: filled as passes run, if given.
 
     Returns:
         Exact values: their standard error is 0.
@@ -67,7 +53,7 @@ def duel_log_likelihoods(
     require_whole("batch_size", batch_size, 1)
     if steps is not None:
         require_whole("steps", steps, 1)
-    predictor = Predictor(denoise, mask_token_id, pad_token_id, device=device, stats=stats)
+    mask_token_id = denoiser.mask_token_id
     checked = [(token_ids("Each prefix", a), token_ids("Each target", b)) for a, b in pairs]
     totals = [0.0] * len(pairs)
     revealed = [torch.full_like(target, mask_token_id) for _, target in checked]
@@ -78,7 +64,7 @@ def duel_log_likelihoods(
         batch, waiting = waiting[:batch_size], waiting[batch_size:]
         is_masked = [revealed[i] == mask_token_id for i in batch]
         masked = [hidden.nonzero().squeeze(1) for hidden in is_masked]
-        log_probs, confidence = _scores(predictor, checked, revealed, batch, masked)
+        log_probs, confidence = _scores(denoiser, checked, revealed, batch, masked)
         for k, i in enumerate(batch):
             chosen = most_confident(confidence[k], schedules[i].pop(0))
             totals[i] += float(log_probs[k][chosen].sum())
@@ -95,7 +81,7 @@ def _schedule(length: int, steps: int | None) -> list[int]:
 
 
 def _scores(
-    predictor: Predictor,
+    denoiser: Denoiser,
     pairs: Sequence[Pair],
     revealed: Sequence[Tensor],
     batch: Sequence[int],
@@ -103,12 +89,12 @@ def _scores(
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Log probability of the true token and the highest probability, at each masked position."""
     prompt_lengths = [len(pairs[i][0]) for i in batch]
-    logits = predictor.logits(
+    logits = denoiser.logits(
         [torch.cat([pairs[i][0], revealed[i]]) for i in batch],
         [positions + shift for positions, shift in zip(masked, prompt_lengths, strict=True)],
         prompt_lengths,
     )
-    forbidden = [predictor.mask_token_id]
+    forbidden = [denoiser.mask_token_id]
     _, confidence = choose_tokens(logits, forbidden)
     allowed = forbid(logits, forbidden)
     truths = torch.cat([pairs[i][1][positions] for i, positions in zip(batch, masked, strict=True)])

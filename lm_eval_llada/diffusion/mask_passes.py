@@ -12,19 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lm_eval_llada.diffusion.masks import (
-    NOT_FINITE,
-    Predictor,
-    choose_tokens,
-    most_confident,
-)
+from lm_eval_llada.diffusion.choices import NOT_FINITE, choose_tokens, most_confident
+from lm_eval_llada.diffusion.denoiser import Denoiser
 
 Pair = tuple[Tensor, Tensor]
 """(prefix, target): int64 (length,) each; either may be empty."""
 
 
 def read_masks(
-    predictor: Predictor,
+    denoiser: Denoiser,
     pairs: Sequence[Pair],
     masks: Sequence[Tensor],
     batch_size: int,
@@ -39,9 +35,9 @@ def read_masks(
     reads only those that no score asks for.
 
     Args:
-        predictor: what to read with.
+        denoiser: the model.
         pairs: targets with what precedes them.
-        masks: for each pair bool (num_masks, target length), each row hiding at least one token.
+        masks: for each pair bool (num_masks, target length), each hiding at least one token.
         batch_size: sequences in a forward pass.
         check_greedy: whether to decode; without, every match is False.
 
@@ -54,13 +50,13 @@ def read_masks(
         ValueError: if a needed logit is NaN or infinite.
     """
     reading = _Reading(
-        predictor,
+        denoiser,
         pairs,
-        scores=[torch.zeros(len(rows), dtype=torch.float64) for rows in masks],
+        scores=[torch.zeros(len(some), dtype=torch.float64) for some in masks],
         matches=[check_greedy and not len(target) for _, target in pairs],
     )
-    for pair, rows in enumerate(masks):
-        for slot, mask in enumerate(rows):
+    for pair, some in enumerate(masks):
+        for slot, mask in enumerate(some):
             reading.ask(pair, mask, slot)
     if check_greedy:
         reading.start_decoding()
@@ -78,8 +74,8 @@ class _Reader(NamedTuple):
 
 
 @dataclass(order=True)
-class _Job:
-    """A sequence to read. Jobs compare by `rank`, the order they are read in.
+class _State:
+    """A sequence to read. States compare by `rank`, the order they are read in.
 
     rank: longest first, so that neighbours need little padding; within a length most masks first,
     so that greedy decoding passes its states in the order they are read; then first come.
@@ -95,78 +91,78 @@ class _Reading:
     """The books of `read_masks`.
 
     Attributes:
-        predictor: what to read with.
+        denoiser: the model.
         pairs: targets with what precedes them.
         scores: filled as sequences are read.
         matches: final once a pair is no longer in `hidden`, which all are when the queue is empty.
-        queue: a heap of jobs to read.
-        pending: those jobs and the ones of the batch at work, by key.
+        queue: a heap of states to read.
+        pending: those states and the ones of the batch at work, by key.
         hidden: for each pair still decoding, the target positions it has not revealed yet.
         choices: what greedy decoding reveals next, (position in the sequence, token), by key.
     """
 
-    predictor: Predictor
+    denoiser: Denoiser
     pairs: Sequence[Pair]
     scores: list[Tensor]
     matches: list[bool]
-    queue: list[_Job] = field(default_factory=list)
-    pending: dict[bytes, _Job] = field(default_factory=dict)
+    queue: list[_State] = field(default_factory=list)
+    pending: dict[bytes, _State] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
     choices: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    num_jobs: int = 0
+    num_states: int = 0
 
     def ask(self, pair: int, mask: Tensor, slot: int | None) -> None:
-        """Put a mask of a pair in the queue, unless its sequence is there already."""
+        """Puts a mask of a pair in the queue, unless its sequence is there already."""
         key = self._key(pair, mask)
-        job = self.pending.get(key)
-        if job is None:
+        state = self.pending.get(key)
+        if state is None:
             length = sum(map(len, self.pairs[pair]))
-            job = _Job((-length, -int(mask.sum()), self.num_jobs), key, [])
-            self.num_jobs += 1
-            self.pending[key] = job
-            heapq.heappush(self.queue, job)
-        job.readers.append(_Reader(pair, mask, slot))
+            state = _State((-length, -int(mask.sum()), self.num_states), key, [])
+            self.num_states += 1
+            self.pending[key] = state
+            heapq.heappush(self.queue, state)
+        state.readers.append(_Reader(pair, mask, slot))
 
     def start_decoding(self) -> None:
-        """Decode every target from its fully masked form."""
+        """Starts to decode every target from its fully masked form."""
         for pair, (_, target) in enumerate(self.pairs):
             if len(target):
                 self.hidden[pair] = torch.ones_like(target, dtype=torch.bool)
                 self.ask(pair, self.hidden[pair], None)
 
     def read(self, batch_size: int) -> None:
-        """Read the next batch."""
-        jobs = self._next_jobs(batch_size)
+        """Reads the next batch."""
+        states = self._next_states(batch_size)
         sequences, positions, prompt_lengths = [], [], []
-        for job in jobs:
-            pair, mask, _ = job.readers[0]
+        for state in states:
+            pair, mask, _ = state.readers[0]
             sequences.append(self._sequence(pair, mask))
             positions.append(self._positions(pair, mask))
             prompt_lengths.append(len(self.pairs[pair][0]))
-        logits = self.predictor.logits(sequences, positions, prompt_lengths)
+        logits = self.denoiser.logits(sequences, positions, prompt_lengths)
         parts = logits.split([len(rows) for rows in positions])
-        self._score(jobs, logits)
-        for job, rows, part in zip(jobs, positions, parts, strict=True):
-            del self.pending[job.key]
-            self._decode(job, rows, part)
+        self._score(states, logits)
+        for state, rows, part in zip(states, positions, parts, strict=True):
+            del self.pending[state.key]
+            self._decode(state, rows, part)
 
-    def _next_jobs(self, batch_size: int) -> list[_Job]:
+    def _next_states(self, batch_size: int) -> list[_State]:
         """A full batch, or one without padding where as few passes are enough for the rest."""
         capacity_after = (math.ceil(len(self.queue) / batch_size) - 1) * batch_size
-        jobs: list[_Job] = []
-        while self.queue and len(jobs) < batch_size:
-            needs_padding = bool(jobs) and self.queue[0].rank[0] != jobs[0].rank[0]
+        states: list[_State] = []
+        while self.queue and len(states) < batch_size:
+            needs_padding = bool(states) and self.queue[0].rank[0] != states[0].rank[0]
             if needs_padding and len(self.queue) <= capacity_after:
                 break
-            jobs.append(heapq.heappop(self.queue))
-        return jobs
+            states.append(heapq.heappop(self.queue))
+        return states
 
-    def _score(self, jobs: Sequence[_Job], logits: Tensor) -> None:
-        """Give every reader the log probabilities of its own tokens."""
+    def _score(self, states: Sequence[_State], logits: Tensor) -> None:
+        """Gives every reader the log probabilities of its own tokens."""
         places, rows, truths, first = [], [], [], 0
-        for job in jobs:
-            end = first + int(job.readers[0].mask.sum())
-            for pair, mask, slot in job.readers:
+        for state in states:
+            end = first + int(state.readers[0].mask.sum())
+            for pair, mask, slot in state.readers:
                 if slot is not None:
                     places.append((pair, slot))
                     rows.append(torch.arange(first, end))
@@ -182,14 +178,14 @@ class _Reading:
         for (pair, slot), part in zip(places, parts, strict=True):
             self.scores[pair][slot] = part.sum()
 
-    def _decode(self, job: _Job, positions: Tensor, logits: Tensor) -> None:
-        """Note what greedy decoding reveals here, if a pair is here or may still come by."""
-        if not any(self._may_reach(reader) for reader in job.readers):
+    def _decode(self, state: _State, positions: Tensor, logits: Tensor) -> None:
+        """Notes what greedy decoding reveals here, if a pair is here or may still come by."""
+        if not any(self._may_reach(reader) for reader in state.readers):
             return
-        tokens, confidence = choose_tokens(logits, [self.predictor.mask_token_id])
+        tokens, confidence = choose_tokens(logits, [self.denoiser.mask_token_id])
         best = int(most_confident(confidence, 1))
-        self.choices[job.key] = int(positions[best]), int(tokens[best])
-        for pair, mask, _ in job.readers:
+        self.choices[state.key] = int(positions[best]), int(tokens[best])
+        for pair, mask, _ in state.readers:
             if pair in self.hidden and torch.equal(mask, self.hidden[pair]):
                 self._advance(pair)
 
@@ -198,7 +194,7 @@ class _Reading:
         return hidden is not None and not bool((reader.mask & ~hidden).any())
 
     def _advance(self, pair: int) -> None:
-        """Reveal tokens as far as is known; ask for the next sequence where it is not."""
+        """Reveals tokens as far as is known; asks for the next sequence where it is not."""
         prefix, target = self.pairs[pair]
         hidden = self.hidden.pop(pair).clone()
         while (choice := self.choices.get(self._key(pair, hidden))) is not None:
@@ -212,7 +208,7 @@ class _Reading:
 
     def _sequence(self, pair: int, mask: Tensor) -> Tensor:
         prefix, target = self.pairs[pair]
-        return torch.cat([prefix, target.masked_fill(mask, self.predictor.mask_token_id)])
+        return torch.cat([prefix, target.masked_fill(mask, self.denoiser.mask_token_id)])
 
     def _positions(self, pair: int, mask: Tensor) -> Tensor:
         return mask.nonzero().squeeze(1) + len(self.pairs[pair][0])
@@ -223,7 +219,7 @@ class _Reading:
         A digest, since a long context would otherwise be kept once for each of its masks.
         """
         sequence = self._sequence(pair, mask)
-        prompt_length = len(self.pairs[pair][0]) if self.predictor.cfg_scale else -1
+        prompt_length = len(self.pairs[pair][0]) if self.denoiser.cfg_scale else -1
         digest = hashlib.blake2b(sequence.numpy().tobytes(), digest_size=16)
         digest.update(self._positions(pair, mask).numpy().tobytes())
         digest.update(repr((len(sequence), prompt_length)).encode())

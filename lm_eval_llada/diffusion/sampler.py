@@ -15,19 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lm_eval_llada.diffusion.denoiser import (
-    Denoiser,
-    DenoiserCache,
-    DenoiserStats,
-)
-from lm_eval_llada.diffusion.masks import (
-    Predictor,
-    check_seeds,
-    choose_tokens,
-    forbid,
-    most_confident,
-    token_ids,
-)
+from lm_eval_llada.diffusion.choices import choose_tokens, forbid, most_confident
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserCache, check_seeds, token_ids
 from lm_eval_llada.diffusion.sampling_options import (
     CACHES,
     REMASKING,
@@ -39,18 +28,13 @@ __all__ = ["CACHES", "REMASKING", "SamplingOptions", "block_schedule", "generate
 
 
 def generate(
-    denoise: Denoiser,
+    denoiser: Denoiser,
     prompts: Sequence[Tensor],
     options: SamplingOptions,
     *,
-    mask_token_id: int,
     eos_token_id: int | None = None,
-    pad_token_id: int | None = None,
     seeds: Sequence[int] | None = None,
     ends: Sequence[Callable[[Tensor], bool]] | None = None,
-    new_cache: Callable[[], DenoiserCache] | None = None,
-    device: torch.device | str = "cpu",
-    stats: DenoiserStats | None = None,
 ) -> list[Tensor]:
     """Generated tokens for each prompt, int64 (gen_length,) on the CPU, prompts not included.
 
@@ -63,46 +47,35 @@ def generate(
     temperature, one for each (position whose logits are computed, token).
 
     Args:
-        denoise: the seam.
+        denoiser: the model; `cache` needs its `new_cache`.
         prompts: int64 (length,) each, of any length, 0 included. Prompt tokens never change.
         options: how to decode; never modified.
-        mask_token_id: id of the mask token. It is never generated.
         eos_token_id: needed by stop_at_eos and suppress_eos.
-        pad_token_id: id written into padding; None writes mask_token_id.
         seeds: one for each prompt; needed with a temperature and under `random` remasking.
         ends: for each prompt, whether these first tokens of its text, int64 (num_decided,), hold
             all of it that will be used. Where that is so decoding stops, and the mask token stays
             in the places that were not decided. None decodes every token.
-        new_cache: makes an empty cache of the denoiser; needed by `cache`.
-        device: where the denoiser expects its input.
-        stats: filled as passes run, if given.
 
     Raises:
-        ValueError: if seeds, eos_token_id or new_cache are needed and missing, or a prompt is not
+        ValueError: if seeds, eos_token_id or a cache are needed and missing, or a prompt is not
             1-D.
 
     Source: LLaDA (arXiv 2502.09992) section 2.4 and appendix B.4.
     """
-    _check_request(options, prompts, seeds, eos_token_id, new_cache)
-    predictor = Predictor(
-        denoise, mask_token_id, pad_token_id, options.cfg_scale, device=device, stats=stats
-    )
-    forbidden = [mask_token_id]
+    _check_request(denoiser, options, prompts, seeds, eos_token_id)
+    forbidden = [denoiser.mask_token_id]
     if options.suppress_eos and eos_token_id is not None:
         forbidden.append(eos_token_id)
-    decoder = _Decoder(
-        predictor, options, forbidden, None if options.cache == "none" else new_cache
-    )
+    decoder = _Decoder(denoiser.guided(options.cfg_scale), options, forbidden)
     stop_token_id = eos_token_id if options.stop_at_eos else None
     texts = [
         _Text.start(
             prompt,
+            denoiser,
             options,
-            mask_token_id,
             stop_token_id,
             seed=None if seeds is None else seeds[i],
             ends=None if ends is None else ends[i],
-            device=device,
         )
         for i, prompt in enumerate(prompts)
     ]
@@ -128,19 +101,19 @@ class _Text:
     def start(
         cls,
         prompt: Tensor,
+        denoiser: Denoiser,
         options: SamplingOptions,
-        mask_token_id: int,
         stop_token_id: int | None,
         *,
         seed: int | None,
         ends: Callable[[Tensor], bool] | None,
-        device: torch.device | str,
     ) -> _Text:
-        ids = token_ids("Each prompt", prompt)
+        ids, mask_token_id = token_ids("Each prompt", prompt), denoiser.mask_token_id
         tokens = torch.cat([ids, torch.full((options.gen_length,), mask_token_id)])
         generator = None
         if options.is_random and seed is not None:
-            generator = torch.Generator(_noise_device(torch.device(device))).manual_seed(seed)
+            generator = torch.Generator(_noise_device(torch.device(denoiser.device)))
+            generator.manual_seed(seed)
         return cls(tokens, len(ids), mask_token_id, stop_token_id, generator, ends)
 
     @property
@@ -183,10 +156,9 @@ class _Text:
 class _Decoder:
     """Reveals tokens of a batch of texts, block by block."""
 
-    predictor: Predictor
+    denoiser: Denoiser
     options: SamplingOptions
     forbidden: list[int]
-    new_cache: Callable[[], DenoiserCache] | None
 
     def decode_block(
         self, texts: Sequence[_Text], start: int, end: int, counts: Sequence[int]
@@ -202,6 +174,7 @@ class _Decoder:
         active = [text for text in texts if not text.has_ended]
         num_steps = end - start if self.options.is_parallel else len(counts)
         cache: DenoiserCache | None = None
+        new_cache = None if self.options.cache == "none" else self.denoiser.new_cache
         for step in range(num_steps):
             masked = [text.masked_positions(start, end) for text in active]
             unfinished = [
@@ -211,11 +184,11 @@ class _Decoder:
                 return
             if len(unfinished) < len(active):
                 if cache is not None:
-                    self.predictor.keep(cache, unfinished, len(active))
+                    self.denoiser.keep(cache, unfinished, len(active))
                 active = [active[i] for i in unfinished]
                 masked = [masked[i] for i in unfinished]
-            if self.new_cache is not None and step % (self.options.refresh_every or end) == 0:
-                cache = self.new_cache()
+            if new_cache is not None and step % (self.options.refresh_every or end) == 0:
+                cache = new_cache()
             count = None if self.options.is_parallel else counts[step]
             window_end = end if self.options.cache == "dual" else self.options.gen_length
             windows = None
@@ -238,7 +211,7 @@ class _Decoder:
             positions = [
                 _draw(masked, count, text) for text, masked in zip(texts, positions, strict=True)
             ]
-        logits = self.predictor.logits(
+        logits = self.denoiser.logits(
             [text.tokens for text in texts],
             positions,
             [text.prompt_length for text in texts],
@@ -310,16 +283,16 @@ def _draw(masked: Tensor, count: int, text: _Text) -> Tensor:
 
 
 def _check_request(
+    denoiser: Denoiser,
     options: SamplingOptions,
     prompts: Sequence[Tensor],
     seeds: Sequence[int] | None,
     eos_token_id: int | None,
-    new_cache: Callable[[], DenoiserCache] | None,
 ) -> None:
     check_seeds(seeds, len(prompts))
-    if options.cache != "none" and new_cache is None:
+    if options.cache != "none" and denoiser.new_cache is None:
         raise ValueError(
-            f"cache={options.cache} needs a denoiser with a cache; pass new_cache, or use "
+            f"cache={options.cache} needs a denoiser with a cache; give it new_cache, or use "
             "cache=none."
         )
     if options.is_random and seeds is None:

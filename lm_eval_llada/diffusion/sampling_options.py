@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lm_eval_llada.diffusion.masks import num_transfer_tokens
+from lm_eval_llada.diffusion.choices import num_transfer_tokens
 from lm_eval_llada.errors import (
     require_number,
     require_whole,

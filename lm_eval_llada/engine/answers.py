@@ -4,12 +4,11 @@ A folder holds one file for each rank, `answers-00000.jsonl` and so on: a first 
 it is, then one line for each answer, under a checksum. Every rank reads all files, however many
 ranks wrote them, and appends to its own.
 
-    owner = answer_fingerprint(arguments, location)  # everything but the request
+    owner = answer_fingerprint(arguments, location)  # everything but the job
     with AnswerStore("results/answers", ranks.rank, ranks.world_size) as store:
-        keys = [answer_key(owner, "generate_until", [r.prompt, r.plan, r.seed]) for r in requests]
-        todo = [i for i, key in enumerate(keys) if store.get(key) is None]
-        for batch in batches(todo):
-            store.put_many([(keys[i], text) for i, text in run(batch)])
+        todo = [job for job in jobs if store.get(job.key) is None]  # keys are from answer_key
+        for batch in runner.answers(kind, todo, progress):
+            store.put_many((job.key, answer) for job, answer in batch)
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def answer_key(owner: str, kind: str, content: Sequence[Any]) -> str:
     """The key of an answer: a digest of everything that can change it.
 
     Args:
-        owner: Digest of settings, checkpoint and package version (`cache_keys.fingerprint`).
+        owner: Digest of settings, checkpoint and package version (`fingerprints.fingerprint`).
         kind: Of request, such as `generate_until`.
         content: The rest: prompt, target, seed, options of this request. Texts, numbers, dataclass
             instances, and lists or mappings of these.
@@ -92,7 +91,7 @@ class AnswerStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str], rank: int = 0, world_size: int = 1) -> None:
-        """Read all answers of a folder and take hold of the file of this rank.
+        """Reads all answers of a folder and takes hold of the file of this rank.
 
         What an interrupted write has left, and lines that are not as they were written, are left
         out, with one warning for each such file from the rank that writes it, or from rank 0 where
@@ -127,7 +126,7 @@ class AnswerStore:
             ) from error
 
     def _read_all(self, rank: int, world_size: int) -> int:
-        """Fill the answers; returns the length of the valid part of this rank's file, in bytes."""
+        """Bytes of the valid part of this rank's file, once all answers are read."""
         num_valid = 0
         for path in sorted(self.folder.glob("answers-*.jsonl")):
             found = _read_file(path)
@@ -150,7 +149,7 @@ class AnswerStore:
         return len(self._answers)
 
     def put_many(self, items: Iterable[tuple[str, Answer]]) -> None:
-        """Write a batch of answers; when this returns, they survive a kill and a loss of power.
+        """Writes a batch of answers; when this returns, they survive a kill and a loss of power.
 
         Args:
             items: Keys with their answers. A key that has an answer keeps that one.
@@ -188,7 +187,7 @@ class AnswerStore:
         self._num_valid += len(data)
 
     def close(self) -> None:
-        """Let go of the file; answers can still be read, not written."""
+        """Lets go of the file; answers can still be read, not written."""
         self._file.close()
 
     def __enter__(self) -> AnswerStore:  # noqa: D105
@@ -239,7 +238,7 @@ def _open(path: Path) -> io.FileIO:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the name of a new file survive a loss of power, where the system can do that."""
+    """Has the name of a new file survive a loss of power, where the system can do that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -290,7 +289,7 @@ def _notice(path: Path, damaged: Sequence[int], num_torn: int) -> str:
 
 
 def _check_header(path: Path, line: bytes) -> None:
-    """Refuse a file that is not ours, or not of our format; half a header is ours."""
+    """Refuses a file that is not ours, or not of our format; half a header is ours."""
     try:
         header = json.loads(line)
     except (ValueError, RecursionError):

@@ -216,7 +216,7 @@ def shared_names() -> tuple[str, ...]:
 
 
 def parse_model_args(model_args: Mapping[str, Any]) -> ModelArguments:
-    """Turn model_args into options.
+    """Options from model_args, validated.
 
     Args:
         model_args: Names and values, as strings or as the harness has parsed them.
@@ -249,7 +249,7 @@ def parse_model_args(model_args: Mapping[str, Any]) -> ModelArguments:
 def with_run_settings(
     arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Combine model_args with what the command line passes beside them.
+    """model_args with what the command line passes beside them.
 
     The command line always passes a batch size and a device, so model_args win over both, and
     its own default device is taken as none given.
@@ -283,14 +283,14 @@ def answer_fingerprint(arguments: ModelArguments, checkpoint: str) -> str:
 
 
 def unknown_name(where: str, name: str, known: tuple[str, ...]) -> ValueError:
-    """Build the error for a name that nothing reads; the nearest one comes before the long list."""
+    """The error for a name that nothing reads; the nearest one comes before the long list."""
     suggestion = nearest(name, known)
     hint = f" Did you mean {suggestion!r}?" if suggestion is not None else ""
     return ValueError(f"{where} has no {name!r}.{hint} Known names: {', '.join(known)}.")
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:
-    """Read a value as the type of the field it is for.
+    """A value as the type of the field it is for.
 
     The harness' parser turns `4096` into an int and `true` into a bool, but its other entry points
     hand over strings, and it turns a folder named `42` into an int.

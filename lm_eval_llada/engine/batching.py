@@ -33,7 +33,7 @@ _ESTIMATED_SHARE, _MEASURED_SHARE = 0.6, 0.85
 
 
 class Batcher:
-    """Cuts requests, in order of their length, into batches that fit.
+    """Cuts jobs, in order of their length, into batches that fit.
 
     A batch size that was asked for is the most that a pass holds; auto starts from an estimate and
     goes on with what the batches before have really taken. Either halves when memory runs out.
@@ -51,7 +51,7 @@ class Batcher:
         memory: DeviceMemory,
         bytes_of: Callable[[int, int], int],
     ) -> None:
-        """Set up for one model.
+        """Sets up for one model.
 
         Args:
             fixed: Sequences in a pass, None for auto.
@@ -95,22 +95,22 @@ class Batcher:
         self,
         items: Sequence[Item],
         measure: Callable[[Item], tuple[int, int]],
-        run: Callable[[Sequence[Item], int], Sequence[Result]],
+        read: Callable[[Sequence[Item], int], Sequence[Result]],
         num_sequences: Callable[[Item], int] | None = None,
         *,
         is_padded: bool = False,
     ) -> Iterator[list[tuple[Item, Result]]]:
-        """Run all items and yield them with their results, batch by batch.
+        """All items with their results, batch by batch, in their order.
 
         Args:
             items: In the order to run them, by length one way or the other.
             measure: Tokens and rows that an item adds to a pass.
-            run: From some items and the batch size to their results.
+            read: From some items and the batch size to their results.
             num_sequences: How many an item brings, where passes are filled from several items:
-                `run` gets enough of them for about `_PASSES_AT_ONCE` passes, so that few are
+                `read` gets enough of them for about `_PASSES_AT_ONCE` passes, so that few are
                 partly filled and results still come one after the other. None means one, and all
-                that `run` gets fills one pass.
-            is_padded: Whether passes read all that `run` gets, padded to the longest. Items whose
+                that `read` gets fills one pass.
+            is_padded: Whether passes read all that `read` gets, padded to the longest. Items whose
                 padding costs more than a pass then run apart.
 
         Raises:
@@ -131,7 +131,7 @@ class Batcher:
             length, num_rows = max(map(measure, batch))
             try:
                 with self._memory.watched() as taken:
-                    results = run(batch, size)
+                    results = read(batch, size)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -199,7 +199,7 @@ class Progress:
     """A progress bar over requests that shows tokens read per second."""
 
     def __init__(self, total: int, what: str, *, shown: bool) -> None:
-        """Open the bar.
+        """Opens the bar.
 
         Args:
             total: Number of requests.
@@ -211,13 +211,13 @@ class Progress:
         self.num_tokens = 0
 
     def read(self, num_tokens: int) -> None:
-        """Count the tokens of one forward pass."""
+        """Counts the tokens of one forward pass."""
         self.num_tokens += num_tokens
         self._bar.set_postfix_str(f"{self.num_tokens / self.seconds:,.0f} tok/s", refresh=False)
         self._bar.update(0)
 
     def done(self, num_requests: int = 1) -> None:
-        """Count finished requests."""
+        """Counts finished requests."""
         self._bar.update(num_requests)
 
     @property

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-
-from lm_eval_llada.checkpoints.provenance import peak_memory_bytes
 
 _MOST_KERNELS = "64"
 
@@ -29,7 +28,7 @@ class DeviceMemory:
     """
 
     def __init__(self, device: torch.device, *, is_even: bool = False) -> None:
-        """Watch a device.
+        """Watches a device.
 
         Args:
             device: Where passes run.
@@ -68,13 +67,33 @@ class DeviceMemory:
         return max(peak_memory_bytes(self.device) or 0, self._peak_bytes) or None
 
     def release(self) -> None:
-        """Give what the allocator holds unused back to the driver."""
+        """Gives what the allocator holds unused back to the driver."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most memory used so far, in bytes.
+
+    Args:
+        device: For a GPU, the most that tensors took on it; for others, the most that this process
+            had resident.
+
+    Returns:
+        None where the system does not tell (Windows, without a GPU).
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
+
+
 def bound_kernel_caches() -> None:
-    """Keep few of the kernels that a CPU's products in 16 bits are built as; before the first one.
+    """Keeps few of the kernels that a CPU's products in 16 bits are built as; before the first one.
 
     oneDNN and PyTorch's interface to it keep 1,024 each, one for every shape, and a pass of each
     length has shapes of its own: memory grew by 800 MB over 600 lengths. The layers of a pass share

@@ -34,7 +34,7 @@ def fingerprint(values: Mapping[str, Any], checkpoint: str, *, revision: str | N
 
 
 def own_keys(cache_hook: CacheHook, owner: str) -> None:
-    """Put `owner` in front of every key of a cache.
+    """Puts `owner` in front of every key of a cache.
 
     The harness' own keys hold the request only, so one cache file under two values of rope_scale
     would answer the second run with the results of the first.

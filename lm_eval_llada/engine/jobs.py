@@ -1,169 +1,153 @@
-"""Requests as jobs that any rank can run, and their answers as they are kept."""
+"""Jobs: requests of the harness in the one form they keep down to the sampler, and their scores."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
 from lm_eval_llada.diffusion.likelihood import Estimate
 from lm_eval_llada.engine.answers import Answer, answer_key
-from lm_eval_llada.engine.arguments import ModelArguments
-from lm_eval_llada.engine.batching import Progress
-from lm_eval_llada.engine.runner import (
-    Generation,
-    Runner,
-    Target,
-)
-from lm_eval_llada.engine.tokenization import Tokenization
-from lm_eval_llada.modeling import LLaDAConfig
+from lm_eval_llada.engine.loading import Checkpoint
+from lm_eval_llada.engine.requests import GenerationSettings
 from lm_eval_llada.modeling.cost import generation_work, likelihood_work
 
 KINDS = ("generate_until", "loglikelihood", "loglikelihood_rolling")
 """What the harness asks for, in the order in which ranks that disagree work on it."""
 
-Run = Callable[[Sequence[Any], Progress], Iterator[list[tuple[int, Answer]]]]
-"""From items and a progress bar to batches of their indices and answers."""
+Arguments = tuple[object, ...]
+"""Of a request, under which the harness' own cache keeps its answer."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A request on its way to the rank that runs it.
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """A text to generate.
 
     Attributes:
-        item: What to run.
-        key: Of its answer; equal for requests that are bound to have equal answers.
+        prompt: Token ids, int64 (length,).
+        settings: How to generate.
+        seed: Of its random numbers.
+        key: Of its answer; equal for jobs that are bound to have equal answers.
         cost: Floating-point operations that it takes, at most.
-        group: Jobs of one group share work and stay on one rank.
-        args: Of the request, under which the harness' own cache keeps its answer.
+        args: Of the request.
     """
 
-    item: Generation | Target
-    key: str
-    cost: float
-    group: str
-    args: tuple[Any, ...]
+    prompt: Tensor
+    settings: GenerationSettings
+    seed: int
+    key: str = ""
+    cost: float = 0.0
+    args: Arguments = ()
+
+    @property
+    def group(self) -> str:
+        """Jobs of one group share work and stay on one rank: texts share none."""
+        return self.key
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Tokens to score.
+
+    Attributes:
+        prefix: What comes before, int64 (length,).
+        target: Token ids, int64 (length,).
+        seed: Of its masks.
+        key: As of a `Generation`.
+        cost: As of a `Generation`.
+        group: Jobs of one group share work and stay on one rank.
+        args: Of the request.
+    """
+
+    prefix: Tensor
+    target: Tensor
+    seed: int
+    key: str = ""
+    cost: float = 0.0
+    group: str = ""
+    args: Arguments = ()
+
+
+Job = Generation | Target
+
+
+class Score(NamedTuple):
+    """The answer to a target, as it is kept on disk.
+
+    Attributes:
+        value: Natural-log likelihood, summed over tokens.
+        is_greedy: Whether greedy decoding gives the target; False where nobody looked.
+        stderr: Standard error of the value; None where it is not known.
+    """
+
+    value: float
+    is_greedy: bool
+    stderr: float | None
+
+    @classmethod
+    def of(cls, estimate: Estimate, is_greedy: bool) -> Score:
+        """The score that an estimate makes."""
+        stderr = None if math.isnan(estimate.stderr) else estimate.stderr
+        return cls(estimate.value, is_greedy, stderr)
+
+    @classmethod
+    def kept(cls, answer: Answer) -> Score:
+        """The score that an answer is, come from disk or not."""
+        return cls(*cast("tuple[float, bool, float | None]", answer))
 
 
 @dataclass(frozen=True)
 class JobMaker:
-    """Gives requests their keys and costs.
+    """Makes jobs, with their keys and costs.
 
     Attributes:
         owner: Digest of everything that answers depend on besides the request.
-        arguments: Those of the run.
-        config: Of the model.
-        max_length: Tokens of a window of rolling likelihoods.
+        checkpoint: The one at work.
     """
 
     owner: str
-    arguments: ModelArguments
-    config: LLaDAConfig
-    max_length: int
+    checkpoint: Checkpoint
 
-    def generation(self, item: Generation, args: tuple[Any, ...]) -> Job:
-        """A text to generate.
-
-        Args:
-            item: What to run.
-            args: Of the request.
-        """
-        options = item.plan.options
+    def generation(
+        self, prompt: Tensor, settings: GenerationSettings, seed: int, args: Arguments
+    ) -> Generation:
+        """A text to generate; arguments as the attributes of `Generation`."""
+        options = settings.options
         # A seed that nothing reads would tell equal requests apart.
-        seed = item.seed if options.is_random else None
-        digest = hashlib.sha256(item.prompt.numpy().tobytes()).hexdigest()
-        key = answer_key(self.owner, "generate_until", [digest, item.plan, seed])
-        cost = generation_work(self.config, len(item.prompt), options).flops
-        return Job(item, key, cost, key, args)
+        content = [_digest(prompt), settings, seed if options.is_random else None]
+        key = answer_key(self.owner, "generate_until", content)
+        cost = generation_work(self.checkpoint.config, len(prompt), options).flops
+        return Generation(prompt, settings, seed, key, cost, args)
 
-    def target(self, kind: str, item: Target, args: tuple[Any, ...]) -> Job:
-        """A target to score.
-
-        Args:
-            kind: loglikelihood or loglikelihood_rolling.
-            item: What to run.
-            args: Of the request.
-        """
-        tensors = (item.prefix, item.target)
-        digests = [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in tensors]
-        key = answer_key(self.owner, kind, [*digests, item.seed, self.max_length])
+    def target(
+        self, kind: str, prefix: Tensor, target: Tensor, seed: int, args: Arguments
+    ) -> Target:
+        """Tokens to score; kind is one of `KINDS`, the rest as the attributes of `Target`."""
+        context = _digest(prefix)
+        content = [context, _digest(target), seed, self.checkpoint.max_length]
+        key = answer_key(self.owner, kind, content)
         # The options of a question share the passes in which they are wholly masked.
-        group = digests[0] if len(item.prefix) else key
-        return Job(item, key, self._scoring_cost(kind, item), group, args)
+        group = context if len(prefix) else key
+        cost = self._scoring_cost(kind, len(prefix), len(target))
+        return Target(prefix, target, seed, key, cost, group, args)
 
-    def _scoring_cost(self, kind: str, item: Target) -> float:
-        length, num_windows = len(item.target), 1
-        if kind == "loglikelihood_rolling" and length > self.max_length:
-            num_windows, length = -(-length // self.max_length), self.max_length
+    def _scoring_cost(self, kind: str, prefix_length: int, length: int) -> float:
+        num_windows, window = 1, self.checkpoint.max_length
+        if kind == "loglikelihood_rolling" and length > window:
+            num_windows, length = -(-length // window), window
+        arguments = self.checkpoint.arguments
         work = likelihood_work(
-            self.config,
-            len(item.prefix),
+            self.checkpoint.config,
+            prefix_length,
             length,
-            self.arguments.likelihood,
-            check_greedy=self.arguments.requests.is_check_greedy,
+            arguments.likelihood,
+            check_greedy=arguments.requests.is_check_greedy,
         )
         return num_windows * work.flops
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Runs items of each kind and puts results into the form in which they are kept.
-
-    Attributes:
-        runner: Gives the loaded model; called when the first item runs.
-        text: Its tokenizer.
-        arguments: Those of the run.
-        max_length: Tokens of a window of rolling likelihoods.
-    """
-
-    runner: Callable[[], Runner]
-    text: Tokenization
-    arguments: ModelArguments
-    max_length: int
-
-    def by_kind(self) -> dict[str, Run]:
-        """What runs the items of each of `KINDS`."""
-        return dict(zip(KINDS, (self._generations, self._scores, self._rolling), strict=True))
-
-    def _generations(
-        self, items: Sequence[Generation], progress: Progress
-    ) -> Iterator[list[tuple[int, Answer]]]:
-        for batch in self.runner().texts(items, progress):
-            yield [(index, self._text_of(items[index], tokens)) for index, tokens in batch]
-
-    def _text_of(self, item: Generation, tokens: Tensor) -> str:
-        plan = item.plan
-        return self.text.text_of(tokens.tolist(), plan.until, ignore_eos=plan.ignore_eos)
-
-    def _scores(
-        self, items: Sequence[Target], progress: Progress
-    ) -> Iterator[list[tuple[int, Answer]]]:
-        check_greedy = self.arguments.requests.is_check_greedy
-        for batch in self.runner().scores(
-            items, self.arguments.likelihood, progress, check_greedy=check_greedy
-        ):
-            yield [(index, answer_of(*score)) for index, score in batch]
-
-    def _rolling(
-        self, items: Sequence[Target], progress: Progress
-    ) -> Iterator[list[tuple[int, Answer]]]:
-        for batch in self.runner().rolling_scores(
-            items, self.arguments.likelihood, progress, max_length=self.max_length
-        ):
-            yield [(index, answer_of(estimate, False)) for index, estimate in batch]
-
-
-def answer_of(estimate: Estimate, is_greedy: bool) -> Answer:
-    """A score in the form in which it is kept; a standard error that is not known is None."""
-    stderr = None if math.isnan(estimate.stderr) else estimate.stderr
-    return (estimate.value, is_greedy, stderr)
-
-
-def score_of(answer: Answer) -> tuple[float, bool, float]:
-    """Log-likelihood, greedy check and standard error (NaN: not known) of a kept score."""
-    value, is_greedy, stderr = cast("tuple[float, bool, float | None]", answer)
-    return value, is_greedy, math.nan if stderr is None else stderr
+def _digest(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()

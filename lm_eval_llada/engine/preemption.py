@@ -23,12 +23,12 @@ class Preempted(Exception):
 
 
 def watch() -> None:
-    """From now on have SIGTERM noted instead of ending the process; for the main thread."""
+    """Has SIGTERM noted instead of ending the process, from now on; for the main thread."""
     signal.signal(signal.SIGTERM, _note)
 
 
 def _forget() -> None:
-    """Let SIGTERM end a process that is about to be forked, wherever it is stuck from then on.
+    """Lets SIGTERM end a process that is about to be forked, wherever it is stuck from then on.
 
     Blocking it until the child has started is not enough: with threads around, a child can hang
     inside the fork itself, before any hook of ours runs in it.
@@ -57,7 +57,7 @@ def was_told() -> bool:
 
 
 def check() -> None:
-    """Stop here if the process was told to; called wherever everything finished is saved.
+    """Stops here if the process was told to; called wherever everything finished is saved.
 
     Raises:
         Preempted: If SIGTERM has come.

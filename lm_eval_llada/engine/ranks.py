@@ -103,7 +103,7 @@ def place_of_process() -> Ranks:
 
 
 def join_ranks(tp: int | None = None) -> Ranks:
-    """Join the other processes that torchrun or accelerate has started.
+    """This process among those that torchrun or accelerate has started, once all have joined.
 
     Differs from the harness' own `hf` model, which takes ranks into account on more than one GPU
     only, so that on CPUs every rank would do all of the work.
@@ -179,7 +179,7 @@ def own_gpu_memory() -> dict[int, int] | None:
 
 
 def leave_ranks() -> None:
-    """Close the connections to the other ranks, if there are any."""
+    """Closes the connections to the other ranks, if there are any."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

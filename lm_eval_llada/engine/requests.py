@@ -35,7 +35,7 @@ _GEN_KWARGS = (*SAMPLING_NAMES, *LENGTH_ALIASES, *_OTHER_NAMES, *_NEUTRAL)
 
 
 @dataclass(frozen=True)
-class GenerationPlan:
+class GenerationSettings:
     """How to generate and where to end the text.
 
     Attributes:
@@ -50,8 +50,10 @@ class GenerationPlan:
     ignore_eos: bool = False
 
 
-def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) -> GenerationPlan:
-    """Combine a request's generation_kwargs with the options of model_args; the request wins.
+def generation_settings(
+    gen_kwargs: Mapping[str, Any], defaults: SamplingOptions
+) -> GenerationSettings:
+    """A request's generation_kwargs over the options of model_args; the request wins.
 
     `do_sample: false` means temperature 0, as everywhere in the harness. Where both `gen_length`
     and one of its other names (`max_gen_toks`, ...) are given, `gen_length` counts.
@@ -83,7 +85,7 @@ def plan_generation(gen_kwargs: Mapping[str, Any], defaults: SamplingOptions) ->
     options = replace(defaults, **changes)
     _check_neutral(gen_kwargs, options)
     ignore_eos = convert("ignore_eos", gen_kwargs.get("ignore_eos", False), bool)
-    return GenerationPlan(options, stops_of(gen_kwargs.get("until")), ignore_eos)
+    return GenerationSettings(options, stops_of(gen_kwargs.get("until")), ignore_eos)
 
 
 def stops_of(until: Any) -> tuple[str, ...]:

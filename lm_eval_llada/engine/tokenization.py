@@ -26,7 +26,7 @@ class Tokenization:
         revision: str | None = None,
         add_bos_token: bool | None = None,
     ) -> None:
-        """Load and check the tokenizer.
+        """Loads and checks the tokenizer.
 
         Args:
             name: Shipped model, folder or hub id.

@@ -22,7 +22,7 @@ from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.checkpoints.provenance import origin, peak_memory_bytes
+from lm_eval_llada.checkpoints.provenance import origin
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.engine.arguments import (
     SAMPLING_NAMES,
@@ -31,6 +31,7 @@ from lm_eval_llada.engine.arguments import (
     unknown_name,
     with_run_settings,
 )
+from lm_eval_llada.engine.device_memory import peak_memory_bytes
 from lm_eval_llada.engine.fingerprints import fingerprint, own_keys
 from lm_eval_llada.engine.ranks import choose_device, place_of_process
 from lm_eval_llada.engine.requests import LENGTH_ALIASES, RequestSeeds, fit_prompt, stops_of

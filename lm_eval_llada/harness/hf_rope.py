@@ -22,7 +22,7 @@ from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, PreTrainedConfig
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.checkpoints.provenance import origin, peak_memory_bytes
+from lm_eval_llada.checkpoints.provenance import origin
 from lm_eval_llada.engine.arguments import (
     ModelArguments,
     parse_model_args,
@@ -30,6 +30,7 @@ from lm_eval_llada.engine.arguments import (
     unknown_name,
     with_run_settings,
 )
+from lm_eval_llada.engine.device_memory import peak_memory_bytes
 from lm_eval_llada.engine.fingerprints import fingerprint, own_keys
 from lm_eval_llada.engine.requests import causal_generation, fit_prompt
 from lm_eval_llada.harness.runlog import RunLog

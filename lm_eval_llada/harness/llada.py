@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -28,10 +29,16 @@ from lm_eval_llada.engine.arguments import (
 from lm_eval_llada.engine.batching import Progress
 from lm_eval_llada.engine.dispatch import Dispatcher
 from lm_eval_llada.engine.fingerprints import own_keys
-from lm_eval_llada.engine.jobs import Job, JobMaker, Runs, score_of
+from lm_eval_llada.engine.jobs import Arguments, Generation, Job, JobMaker, Score
+from lm_eval_llada.engine.loading import load_weights, open_checkpoint
 from lm_eval_llada.engine.ranks import choose_device, join_ranks, place_of_process
-from lm_eval_llada.engine.requests import RequestSeeds, content_seed, fit_prompt, plan_generation
-from lm_eval_llada.engine.runner import Generation, Runner, Target, load_runner, open_checkpoint
+from lm_eval_llada.engine.requests import (
+    RequestSeeds,
+    content_seed,
+    fit_prompt,
+    generation_settings,
+)
+from lm_eval_llada.engine.runner import Runner
 from lm_eval_llada.harness.runlog import RunLog, Sample, merge_logs
 
 _logger = logging.getLogger("lm_eval_llada")
@@ -48,7 +55,7 @@ class LLaDALM(TemplateLM):
     # release that reads entry points has entered the name before.
 
     def __init__(self, **model_args: Any) -> None:
-        """Check everything that can be wrong, without loading weights.
+        """Checks everything that can be wrong, without loading weights.
 
         Args:
             **model_args: The names that `arguments.known_names()` lists; none is required.
@@ -79,7 +86,7 @@ class LLaDALM(TemplateLM):
     def create_from_arg_obj(  # type: ignore[override]
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> LLaDALM:
-        """Make the model from model_args and more; see `arguments.with_run_settings`."""
+        """The model from model_args and more; see `arguments.with_run_settings`."""
         return cls(**with_run_settings(arg_dict, additional_config))
 
     @classmethod
@@ -92,7 +99,7 @@ class LLaDALM(TemplateLM):
     @cached_property
     def runner(self) -> Runner:
         """The model with its weights, read on first use."""
-        return load_runner(self.arguments, self._checkpoint, self._device)
+        return Runner(self._checkpoint, load_weights(self._checkpoint, self._device))
 
     @cached_property
     def _owner(self) -> str:
@@ -103,8 +110,7 @@ class LLaDALM(TemplateLM):
     def _jobs(self) -> JobMaker:
         # The digest reads all weights; keys that are not kept need not say whose they are.
         is_kept = self.arguments.requests.answers_folder is not None
-        owner = self._owner if is_kept else ""
-        return JobMaker(owner, self.arguments, self._checkpoint.config, self.max_length)
+        return JobMaker(self._owner if is_kept else "", self._checkpoint)
 
     @cached_property
     def _dispatcher(self) -> Dispatcher:
@@ -114,14 +120,19 @@ class LLaDALM(TemplateLM):
             # them can finish, and save, a batch before all have come to it.
             place = place_of_process()
             store = AnswerStore(folder, place.rank, place.world_size)
-        runs = Runs(lambda: self.runner, self._text, self.arguments, self.max_length)
-        return Dispatcher(self._ranks, store, runs.by_kind(), self._finished, self._progress)
+        return Dispatcher(self._ranks, store, self._answering, self._finished, self._progress)
+
+    def _answering(
+        self, kind: str, jobs: Sequence[Job], progress: Progress
+    ) -> Iterator[list[tuple[Job, Answer]]]:
+        # Reads the weights where that is still to do.
+        return self.runner.answers(kind, jobs, progress)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate a text for each request.
+        """A generated text for each request.
 
         Args:
-            requests: With args (context, generation_kwargs); see `requests.plan_generation`.
+            requests: With args (context, generation_kwargs); see `requests.generation_settings`.
             disable_tqdm: Whether to hide the progress bar.
 
         Returns:
@@ -139,7 +150,7 @@ class LLaDALM(TemplateLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Score the continuation of each request.
+        """A log-likelihood and a greedy check for the continuation of each request.
 
         Args:
             requests: With args (context, continuation). An empty context is no context at all:
@@ -157,13 +168,15 @@ class LLaDALM(TemplateLM):
         for request in requests:
             context, continuation = request.args
             prefix, target = self._encode_pair(context, continuation)
-            encoded.append(((context, continuation), self._fitted(request, prefix, target), target))
+            encoded.append(
+                ((context, continuation), self._fitted(request, prefix, len(target)), target)
+            )
         return self._score(encoded, [_task_and_sample(r) for r in requests], disable_tqdm)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Score the whole text of each request, window by window.
+        """A log-likelihood for the whole text of each request, read window by window.
 
         Args:
             requests: With args (text,).
@@ -179,13 +192,9 @@ class LLaDALM(TemplateLM):
         for request in requests:
             ids = _ids(self._text.encode(request.args[0], add_special_tokens=False))
             seed = content_seed(self.arguments.requests.seed, kind, request.args[0])
-            jobs.append(self._jobs.target(kind, Target(0, prefix, ids, seed), request.args))
-        values = []
-        for request, answer in zip(requests, self._answers(kind, jobs), strict=True):
-            value, _, stderr = score_of(answer)
-            values.append(value)
-            self._log.saw_stderr(*_task_and_sample(request), stderr)
-        return values
+            jobs.append(self._jobs.target(kind, prefix, ids, seed, request.args))
+        scores = self._scores(kind, jobs, [_task_and_sample(request) for request in requests])
+        return [score.value for score in scores]
 
     def _loglikelihood_tokens(
         self,
@@ -206,47 +215,48 @@ class LLaDALM(TemplateLM):
         kind, run_seed = "loglikelihood", self.arguments.requests.seed
         jobs = []
         for strings, prefix, target in encoded:
-            item = Target(0, _ids(prefix), _ids(target), content_seed(run_seed, kind, *strings))
-            jobs.append(self._jobs.target(kind, item, strings))
-        results = []
-        for (task, sample), answer in zip(samples, self._answers(kind, jobs), strict=True):
-            value, is_greedy, stderr = score_of(answer)
-            results.append((value, is_greedy))
-            self._log.saw_stderr(task, sample, stderr)
-        return results
+            seed = content_seed(run_seed, kind, *strings)
+            jobs.append(self._jobs.target(kind, _ids(prefix), _ids(target), seed, strings))
+        return [(score.value, score.is_greedy) for score in self._scores(kind, jobs, samples)]
 
-    def _answers(self, kind: str, jobs: list[Job]) -> list[Answer]:
+    def _scores(
+        self, kind: str, jobs: Sequence[Job], samples: Sequence[tuple[str, Sample]]
+    ) -> list[Score]:
+        """The scores of this rank's jobs, their errors noted under task and sample."""
+        scores = [Score.kept(answer) for answer in self._answers(kind, jobs)]
+        for (task, sample), score in zip(samples, scores, strict=True):
+            self._log.saw_stderr(task, sample, score.stderr)
+        return scores
+
+    def _answers(self, kind: str, jobs: Sequence[Job]) -> list[Answer]:
         """The answers of this rank's jobs, from disk or from whichever rank they were dealt to."""
         answers = self._dispatcher.answers(kind, jobs)
         self._count_work()
         return answers
 
-    def _finished(self, kind: str, args: tuple[Any, ...], answer: Answer) -> None:
-        """Hand an answer to the harness' cache, in the form in which the harness gets it."""
+    def _finished(self, kind: str, args: Arguments, answer: Answer) -> None:
+        """Hands an answer to the harness' cache, in the form in which the harness gets it."""
         value: Any = answer
         if kind != "generate_until":
-            number, is_greedy, _ = score_of(answer)
-            value = (number, is_greedy) if kind == "loglikelihood" else number
+            score = Score.kept(answer)
+            value = score[:2] if kind == "loglikelihood" else score.value
         self.cache_hook.add_partial(kind, args, value)
 
-    def _generation_job(self, request: Instance, seeds: RequestSeeds) -> Job:
+    def _generation_job(self, request: Instance, seeds: RequestSeeds) -> Generation:
         context, gen_kwargs = request.args
         task, sample = _task_and_sample(request)
-        plan = plan_generation(gen_kwargs, self.arguments.sampling)
-        self._log.saw_plan(task, plan)
-        prompt = _ids(
-            self._fitted(request, self.tok_encode(context), [0] * plan.options.gen_length)
-        )
+        settings = generation_settings(gen_kwargs, self.arguments.sampling)
+        self._log.saw_settings(task, settings)
+        prompt = self._fitted(request, self.tok_encode(context), settings.options.gen_length)
         seed = seeds.next((task, *sample), "generate_until", context, repeats=request.repeats)
-        item = Generation(0, prompt, plan, seed)
-        return self._jobs.generation(item, request.args)
+        return self._jobs.generation(_ids(prompt), settings, seed, request.args)
 
-    def _fitted(self, request: Instance, prompt: list[int], reserved: list[int]) -> list[int]:
+    def _fitted(self, request: Instance, prompt: list[int], num_reserved: int) -> list[int]:
         """The prompt beside the tokens it is for, cut if it has to be, and counted."""
         options = self.arguments.requests
         task, sample = _task_and_sample(request)
         what = f"{task} sample {request.doc_id}"
-        kept = fit_prompt(prompt, len(reserved), options.max_length, options.truncation, what)
+        kept = fit_prompt(prompt, num_reserved, options.max_length, options.truncation, what)
         self._log.saw_prompt(task, sample, len(prompt) - len(kept))
         return kept
 
@@ -296,8 +306,7 @@ class LLaDALM(TemplateLM):
         Windows of rolling likelihoods are this long. Other requests are cut only to a `max_length`
         that was given, since running past the trained context is what this package is for.
         """
-        given = self.arguments.requests.max_length
-        return given or max(self.rope.train_length, self.rope.target_length or 0)
+        return self._checkpoint.max_length
 
     @property
     def max_gen_toks(self) -> int:
@@ -333,11 +342,11 @@ class LLaDALM(TemplateLM):
         return [other for other, _ in gathered]
 
     def barrier(self) -> None:
-        """Wait for the other ranks, and work for them meanwhile."""
+        """Waits for the other ranks, and works for them meanwhile."""
         self._dispatcher.wait_for("barrier")
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take the harness' cache of answers, under keys that say whose they are.
+        """Takes the harness' cache of answers, under keys that say whose they are.
 
         Raises:
             ValueError: If ranks that have to do the same work would read different caches: the

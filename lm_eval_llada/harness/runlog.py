@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lm_eval_llada.engine.requests import GenerationPlan
+from lm_eval_llada.engine.requests import GenerationSettings
 
 Sample = tuple[Any, ...]
 """What tells a request from the others of its task, so that a repetition does not count twice."""
@@ -20,7 +20,7 @@ class RunLog:
 
     Attributes:
         dropped: Tokens cut from each prompt, by task and sample; 0 where nothing was.
-        plans: How each task's texts were generated.
+        settings: How each task's texts were generated.
         stderrs: Monte-Carlo standard error of each log-likelihood, by task and sample.
         num_passes: Forward passes.
         num_tokens: Tokens they read, padding not counted.
@@ -30,7 +30,7 @@ class RunLog:
     """
 
     dropped: dict[str, dict[Sample, int]] = field(default_factory=dict)
-    plans: dict[str, set[GenerationPlan]] = field(default_factory=dict)
+    settings: dict[str, set[GenerationSettings]] = field(default_factory=dict)
     stderrs: dict[str, dict[Sample, float]] = field(default_factory=dict)
     num_passes: int = 0
     num_tokens: int = 0
@@ -39,29 +39,29 @@ class RunLog:
     peak_memory_bytes: int | None = None
 
     def saw_prompt(self, task: str, sample: Sample, num_dropped: int) -> None:
-        """Note a request, and the tokens its prompt lost."""
+        """Notes a request, and the tokens its prompt lost."""
         self.dropped.setdefault(task, {})[sample] = num_dropped
 
-    def saw_plan(self, task: str, plan: GenerationPlan) -> None:
-        """Note how a text of a task is generated."""
-        self.plans.setdefault(task, set()).add(plan)
+    def saw_settings(self, task: str, settings: GenerationSettings) -> None:
+        """Notes how a text of a task is generated."""
+        self.settings.setdefault(task, set()).add(settings)
 
-    def saw_stderr(self, task: str, sample: Sample, stderr: float) -> None:
-        """Note the standard error of a log-likelihood."""
-        self.stderrs.setdefault(task, {})[sample] = stderr
+    def saw_stderr(self, task: str, sample: Sample, stderr: float | None) -> None:
+        """Notes the standard error of a log-likelihood; None where it is not known."""
+        self.stderrs.setdefault(task, {})[sample] = math.nan if stderr is None else stderr
 
     def summary(self) -> dict[str, Any]:
         """The log in plain values, by task where it depends on one."""
         return {
             "truncation": {task: _count(cuts) for task, cuts in sorted(self.dropped.items())},
             "generation": {
-                task: [dataclasses.asdict(plan) for plan in sorted(plans, key=repr)]
-                for task, plans in sorted(self.plans.items())
+                task: [dataclasses.asdict(one) for one in sorted(found, key=repr)]
+                for task, found in sorted(self.settings.items())
             },
             "approximations": {
-                task: sorted({name for plan in plans for name in plan.options.approximations})
-                for task, plans in sorted(self.plans.items())
-                if any(plan.options.approximations for plan in plans)
+                task: names
+                for task, found in sorted(self.settings.items())
+                if (names := sorted({n for one in found for n in one.options.approximations}))
             },
             "mean_likelihood_stderr": {
                 task: math.fsum(errors.values()) / len(errors)
@@ -103,8 +103,8 @@ def merge_logs(logs: Sequence[RunLog]) -> RunLog:
     for log in logs:
         for task, cuts in log.dropped.items():
             merged.dropped.setdefault(task, {}).update(cuts)
-        for task, plans in log.plans.items():
-            merged.plans.setdefault(task, set()).update(plans)
+        for task, found in log.settings.items():
+            merged.settings.setdefault(task, set()).update(found)
         for task, errors in log.stderrs.items():
             merged.stderrs.setdefault(task, {}).update(errors)
         merged.num_passes += log.num_passes

@@ -6,10 +6,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
-from lm_eval_llada.modeling.denoiser import make_denoiser
 from lm_eval_llada.modeling.known_shapes import find_config
 from lm_eval_llada.modeling.loading import load_config, load_model
-from lm_eval_llada.modeling.model import ATTENTION_IMPLEMENTATIONS, LLaDAForMaskedLM
+from lm_eval_llada.modeling.model import (
+    ATTENTION_IMPLEMENTATIONS,
+    LLaDAForMaskedLM,
+    as_denoiser,
+)
 
 __all__ = [
     "ATTENTION_IMPLEMENTATIONS",
@@ -17,10 +20,10 @@ __all__ = [
     "LLaDAConfig",
     "LLaDAForMaskedLM",
     "apply_rope",
+    "as_denoiser",
     "find_config",
     "load_config",
     "load_model",
-    "make_denoiser",
 ]
 
 AutoConfig.register(LLaDAConfig.model_type, LLaDAConfig, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lm_eval_llada.diffusion.mask_plans import LikelihoodOptions
+from lm_eval_llada.diffusion.estimates import LikelihoodOptions
 from lm_eval_llada.diffusion.masks import MAX_ENUMERATED_LENGTH, enumerate_masks
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions, block_schedule
 from lm_eval_llada.errors import require_whole

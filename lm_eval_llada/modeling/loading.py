@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ def load_model(
     checkpoint: str | os.PathLike[str],
     *,
     rope: RopeChoice | None = None,
+    config: LLaDAConfig | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     attn_implementation: str = "sdpa",
@@ -61,6 +63,8 @@ def load_model(
     Args:
         checkpoint: a shipped model's name, a folder, or a hub id.
         rope: scaling of the position embeddings; None keeps the checkpoint's own.
+        config: the checkpoint's, read and scaled before; weights in a local folder were compared
+            with it then. None reads and compares now.
         dtype: `auto` for the checkpoint's own, else one of `DTYPES` or a torch dtype.
         device: where the whole model goes; None means the first GPU, or the CPU without one.
         attn_implementation: one of `ATTENTION_IMPLEMENTATIONS`.
@@ -81,16 +85,19 @@ def load_model(
     check_quantization(quantization)
     dtype = _checked_dtype(dtype)
     placement = _placement(device, device_map, tp)
-    folder = _fetch(checkpoint, revision, [_CONFIG_NAME])
-    config = _read_config(folder, rope)
+    is_checked = config is not None and os.path.isdir(resolve_checkpoint(checkpoint))
+    if config is None:
+        config = load_config(checkpoint, revision=revision)
+    if rope is not None:
+        config, _ = apply_rope(config, rope)
     if tp is not None:
         _check_parallel(config, tp)
     if attn_implementation == "flash_attention_2":
         _check_flash_dtype(config.dtype if dtype == "auto" else dtype)
     folder = _fetch(checkpoint, revision, _MODEL_FILES)
-    # Again, since tensors may answer what the config leaves open.
-    config = _read_config(folder, rope)
-    check_weights(folder, config)
+    if not is_checked:
+        config = _answered(config, folder)
+        check_weights(folder, config)
     if quantization != "none":
         placement["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{quantization}": True})
     if max_memory is not None:
@@ -132,8 +139,7 @@ def _fetch(checkpoint: str | os.PathLike[str], revision: str | None, patterns: l
         ) from error
 
 
-def _read_config(folder: Path, rope: RopeChoice | None = None) -> LLaDAConfig:
-    """The config of a folder, under the position embeddings asked for."""
+def _read_config(folder: Path) -> LLaDAConfig:
     path = folder / _CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"{folder} has no {_CONFIG_NAME}, so it is not a checkpoint.")
@@ -141,10 +147,21 @@ def _read_config(folder: Path, rope: RopeChoice | None = None) -> LLaDAConfig:
     try:
         row = find_family(values)
         names = tensor_names(folder) if row.leaves_open(values) else []
-        config = LLaDAConfig(**row.native_config(values, names))
+        return LLaDAConfig(**row.native_config(values, names))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return config if rope is None else apply_rope(config, rope)[0]
+
+
+def _answered(config: LLaDAConfig, folder: Path) -> LLaDAConfig:
+    """The config with what tensors say where a config.json that came before them is silent."""
+    values = read_json(folder / _CONFIG_NAME)
+    silent = config.row.leaves_open(values)
+    if silent:
+        config = copy.deepcopy(config)
+        found = config.row.native_config(values, tensor_names(folder))
+        for name in silent:
+            setattr(config, name, found[name])
+    return config
 
 
 def _checked_dtype(dtype: str | torch.dtype) -> str | torch.dtype:

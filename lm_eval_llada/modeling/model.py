@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple, is_flash_attn_2_available
 
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling.attention import attention_mask_for, locate_rows, window_rows
 from lm_eval_llada.modeling.block import LLaDABlock, LLaDARMSNorm
@@ -64,6 +65,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
     functions, padding and documents are masked, and logits are computed for `rows` alone.
     """
 
+    config: LLaDAConfig
     config_class = LLaDAConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -276,6 +278,44 @@ class LLaDAForMaskedLM(PreTrainedModel):
         if self.config.weight_tying:
             return F.linear(hidden_states, transformer["wte"].weight)
         return transformer["ff_out"](hidden_states)
+
+
+def as_denoiser(
+    model: LLaDAForMaskedLM,
+    *,
+    mask_token_id: int | None = None,
+    pad_token_id: int | None = None,
+    device: torch.device | str | None = None,
+    stats: DenoiserStats | None = None,
+) -> Denoiser:
+    """The model as samplers and likelihoods take it: float32 logits, a `KeyValueCache` if asked.
+
+    Args:
+        model: on its device, wrapped or not.
+        mask_token_id: id of the mask token; None takes that of the config.
+        pad_token_id: see `Denoiser`.
+        device: of the model; None asks it.
+        stats: to count into; None makes new ones.
+
+    Raises:
+        ValueError: if neither the config nor the caller names a mask token.
+    """
+    mask_token_id = model.config.mask_token_id if mask_token_id is None else mask_token_id
+    if mask_token_id is None:
+        raise ValueError("The config of the model has no mask_token_id; add it to config.json.")
+
+    def forward(input_ids: Tensor, **keywords: Any) -> Tensor:
+        return model(input_ids, **keywords).logits.flatten(0, -2).float()
+
+    return Denoiser(
+        forward,
+        mask_token_id,
+        pad_token_id,
+        model.device if device is None else device,
+        shift=model.config.shift,
+        new_cache=KeyValueCache,
+        stats=DenoiserStats() if stats is None else stats,
+    )
 
 
 def _rename_to_native(

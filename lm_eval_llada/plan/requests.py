@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval_llada.diffusion.likelihood import rolling_windows
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import ModelArguments
-from lm_eval_llada.engine.requests import fit_prompt, plan_generation
+from lm_eval_llada.engine.requests import fit_prompt, generation_settings
 from lm_eval_llada.harness.llada import LLaDALM
 from lm_eval_llada.plan.task_names import is_file, matches, single_tasks
 from lm_eval_llada.tasks.longbench.samples import LongBenchOptions
@@ -171,7 +171,7 @@ def _foreseen(
     sampling = None
     if file.get("output_type") == "generate_until":
         generation = {**(file.get("generation_kwargs") or {}), **(config.gen_kwargs or {})}
-        sampling = plan_generation(generation, arguments.sampling).options
+        sampling = generation_settings(generation, arguments.sampling).options
     if settings.get("length_unit") == "cl100k":
         notes.append(f"{name}: lengths are counted in cl100k tokens; the model's may differ.")
     lengths = _LENGTHS[kind](settings, sampling)
@@ -314,7 +314,7 @@ class _CountingLM(LLaDALM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         for request in requests:
             context, generation = request.args
-            options = plan_generation(generation, self.arguments.sampling).options
+            options = generation_settings(generation, self.arguments.sampling).options
             item = Request(len(self.tok_encode(context)), options.gen_length, options)
             task = request.task_name or ""
             self._note(task, _fitted(self.arguments, task, item))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import make_denoiser
+from lm_eval_llada.modeling import as_denoiser
 from lm_eval_llada.posttrain.options import EvaluationOptions
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
@@ -55,18 +55,12 @@ class NeedleCheck:
             device: of the model.
         """
         model.eval()
-        denoise = make_denoiser(model)
+        denoiser = as_denoiser(model, device=device)
         options = SamplingOptions(steps=self._options.steps, gen_length=self._options.gen_length)
         found: dict[int, list[float]] = {length: [] for length in self._options.lengths}
         for sample in self.samples:
             prompt = torch.tensor(self._tokenizer(sample["prompt"], verbose=False)["input_ids"])
-            (output,) = generate(
-                denoise,
-                [prompt],
-                options,
-                mask_token_id=model.config.mask_token_id,
-                device=device,
-            )
+            (output,) = generate(denoiser, [prompt], options)
             text = self._tokenizer.decode(output, skip_special_tokens=True)
             found[sample["length"]].append(niah_exact(text, sample["answer"]))
         means = {f"eval_niah_{n}": sum(each) / len(each) for n, each in found.items()}

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lm_eval_llada.diffusion.masks import forward_process, pad_right
+from lm_eval_llada.diffusion.denoiser import pad_right
+from lm_eval_llada.diffusion.masks import forward_process
 from lm_eval_llada.errors import (
     require_number,
     require_whole,

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.engine.arguments import ModelArguments
+from lm_eval_llada.engine.loading import Checkpoint, load_weights, open_checkpoint
 from lm_eval_llada.engine.ranks import choose_device
-from lm_eval_llada.engine.runner import Checkpoint, load_runner, open_checkpoint
 from lm_eval_llada.errors import require_whole
 from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_config
 from lm_eval_llada.modeling.families import DEFAULT_FAMILY
@@ -147,7 +147,7 @@ def _opened(
         yield Check("files", FAILED, str(error))
         return None
     try:
-        model = load_runner(arguments, checkpoint, choose_device(loading.device)).model
+        model = load_weights(checkpoint, choose_device(loading.device))
         check = _check_weights(model)
     except (ValueError, RuntimeError) as error:
         check = Check("weights", FAILED, str(error))

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.engine.arguments import ModelArguments
-from lm_eval_llada.engine.requests import plan_generation
-from lm_eval_llada.engine.runner import Checkpoint
+from lm_eval_llada.engine.loading import Checkpoint
+from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.engine.tokenization import Tokenization
-from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
+from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import DEPTHS, build_niah
 from lm_eval_llada.verify.logit_comparison import (
@@ -163,19 +163,17 @@ class ModelChecks:
         num, length = self.num_needles, self.checkpoint.rope.train_length
         if not num:
             return Check("needles", SKIPPED, "--needles 0")
-        text, plan = self.text, plan_generation(_ASK, SamplingOptions())
-        num_found = 0
+        text, settings = self.text, generation_settings(_ASK, SamplingOptions())
+        denoiser, num_found = as_denoiser(self.model, mask_token_id=text.mask_token_id), 0
         # One at a time, so that memory for a batch is no matter here.
         for sample in tqdm(_needle_samples(text, num, length), desc="needles", disable=None):
             (tokens,) = generate(
-                make_denoiser(self.model),
+                denoiser,
                 [torch.tensor(text.encode(sample["prompt"]))],
-                plan.options,
-                mask_token_id=text.mask_token_id,
+                settings.options,
                 eos_token_id=text.eos_token_id,
-                device=self.model.device,
             )
-            output = text.text_of(tokens.tolist(), plan.until, ignore_eos=plan.ignore_eos)
+            output = text.text_of(tokens.tolist(), settings.until, ignore_eos=settings.ignore_eos)
             num_found += niah_exact(output, sample["answer"]) == 100
         is_enough = num - num_found <= _MISSES_ALLOWED * num
         line = (

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from lm_eval_llada.checkpoints.provenance import (
     checkpoint_digest,
     machine,
     package_commit,
-    peak_memory_bytes,
 )
 from lm_eval_llada.engine import fingerprints as cache_keys
 from lm_eval_llada.engine.fingerprints import fingerprint
@@ -176,17 +174,3 @@ def test_the_machine_is_told_in_plain_values() -> None:
     assert told["num_cpus"] >= 1 and told["processor"]
     assert len(told["gpus"]) == torch.cuda.device_count()
     assert {"python", "transformers", "lm_eval"} <= set(told)
-
-
-@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="other systems do not tell")
-def test_peak_memory_of_a_process_is_in_bytes() -> None:
-    peak = peak_memory_bytes(torch.device("cpu"))
-    # torch alone takes hundreds of MB; a wrong unit would be off by 1024.
-    assert 50e6 < peak < 50e9
-    assert peak_memory_bytes(torch.device("cpu")) >= peak
-
-
-def test_peak_memory_of_a_gpu_is_that_of_its_tensors(monkeypatch) -> None:
-    peaks = {0: 10, 1: 20}
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[device.index])
-    assert [peak_memory_bytes(torch.device("cuda", i)) for i in range(2)] == [10, 20]

@@ -164,21 +164,14 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_defaults_fill_what_is_not_given(tmp_path) -> None:
-    namespace = parsed("--tasks", "niah_tiny")
+@pytest.mark.parametrize("model", [None, "mdlm"])
+def test_defaults_fill_what_is_not_given(tmp_path, model) -> None:
+    namespace = parsed("--tasks", "niah_tiny", *(("--model", model) if model else ()))
     cli_run.fill_in(namespace, tmp_path)
-    assert namespace.model == "llada"
+    assert namespace.model == (model or "llada")
     assert namespace.model_args == {"pretrained": DEFAULT_CHECKPOINT}
     assert (namespace.batch_size, namespace.device) == ("auto", "auto")
     assert namespace.include_path == [str(tmp_path / "shipped")]
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_the_models_other_name_has_the_same_defaults(tmp_path) -> None:
-    namespace = parsed("--tasks", "niah_tiny", "--model", "mdlm")
-    cli_run.fill_in(namespace, tmp_path)
-    assert (namespace.model, namespace.batch_size) == ("mdlm", "auto")
-    assert namespace.model_args == {"pretrained": DEFAULT_CHECKPOINT}
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -322,7 +315,7 @@ def test_a_misspelt_task_costs_nothing(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("lm_eval_llada.engine.runner.load_model", refuse)
+    monkeypatch.setattr("lm_eval_llada.engine.loading.load_model", refuse)
     code = call(monkeypatch, "--tasks", tasks, "--model_args", f"pretrained={random_checkpoint}")
     check_one_sentence(code, capsys.readouterr().err, message)
 

@@ -15,10 +15,21 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from lm_eval_llada.curves import scores as curve_scores
 from lm_eval_llada.curves.files import CurveFile
-from lm_eval_llada.curves.run import CurveOptions, CurveRun, make_chunks, run_curve
-from lm_eval_llada.curves.scores import CausalScorer, Chunk, DiffusionScorer, expected_seconds
+from lm_eval_llada.curves.run import (
+    CurveOptions,
+    CurveRun,
+    make_chunks,
+    run_curve,
+)
+from lm_eval_llada.curves.scores import (
+    CausalScorer,
+    Chunk,
+    DiffusionScorer,
+    expected_seconds,
+)
+from lm_eval_llada.diffusion.denoiser import Denoiser
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
-from lm_eval_llada.diffusion.mask_plans import Estimate
+from lm_eval_llada.diffusion.estimates import Estimate
 from lm_eval_llada.engine.batching import Batcher
 from lm_eval_llada.engine.device_memory import DeviceMemory
 from tests.helpers.curve_toys import NETWORK_CONTEXT, chunks_of, diffusion_scorer, network_text
@@ -65,7 +76,8 @@ def test_all_estimators_are_exact_on_a_known_joint_distribution():
     for state in joint.states[::7]:
         chunk = Chunk("joint", state, JOINT_LENGTH - 2, JOINT_LENGTH, 2, seed=0)
         scorer = DiffusionScorer(
-            joint, JOINT_MASK_ID, Batcher(4, None, DeviceMemory(torch.device("cpu")), max)
+            Denoiser(joint, JOINT_MASK_ID),
+            Batcher(4, None, DeviceMemory(torch.device("cpu")), max),
         )
         truth = -joint.log_prob(state[2:], state[:2]) / 2
         scored = list(scorer.score([chunk], ALL))
@@ -79,7 +91,7 @@ def test_duel_is_the_probability_of_the_chunk():
     chunks = chunks_of(network_text(), chunk_length=9)
     found = values(diffusion_scorer().score(chunks, ["duel"]))
     for chunk in chunks:
-        (one,) = duel_log_likelihoods(NETWORK, [chunk.pair], mask_token_id=MASK)
+        (one,) = duel_log_likelihoods(Denoiser(NETWORK, MASK), [chunk.pair])
         assert found[chunk.end, "duel"] == pytest.approx(-one.value / 9, abs=1e-6)
 
 

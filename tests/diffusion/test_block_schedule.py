@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm_eval_llada.diffusion.denoiser import Denoiser
 from lm_eval_llada.diffusion.sampler import (
     SamplingOptions,
     block_schedule,
@@ -106,7 +107,7 @@ def test_a_wrong_number_of_seeds_is_refused():
 def test_eos_options_need_the_eos_token():
     for name in ("stop_at_eos", "suppress_eos"):
         with pytest.raises(ValueError, match="need eos_token_id"):
-            generate(NETWORK, PROMPTS, SamplingOptions(**{name: True}), mask_token_id=MASK)
+            generate(Denoiser(NETWORK, MASK), PROMPTS, SamplingOptions(**{name: True}))
 
 
 @pytest.mark.parametrize("prompt", [torch.zeros(1, 3, dtype=torch.long), torch.zeros(3)])

@@ -14,12 +14,12 @@ from lm_eval_llada.modeling import (
     LLaDAConfig,
     LLaDAForMaskedLM,
     apply_rope,
-    make_denoiser,
+    as_denoiser,
 )
 from lm_eval_llada.modeling import block as block_module
 from lm_eval_llada.rope import RopeChoice
 from tests.helpers.attention import packed_attention
-from tests.helpers.llada_models import SHAPES, assert_close, make_model, plain_forward, tokens
+from tests.helpers.llada_models import ROWS, SHAPES, assert_close, make_model, plain_forward, tokens
 
 MASK, EOS = 96, 0
 LENGTHS = (17, 12, 17)
@@ -166,10 +166,9 @@ CACHED = {
 PROMPTS = [tokens(length, seed=length) for length in (5, 2, 9)]
 
 
-def decode(model, prompts, options, **kwargs) -> list[list[int]]:
-    denoise = make_denoiser(model)
+def decode(model, prompts, options, *, stats=None, **kwargs) -> list[list[int]]:
     texts = generate(
-        denoise, prompts, options, mask_token_id=MASK, new_cache=KeyValueCache, **kwargs
+        as_denoiser(model, mask_token_id=MASK, stats=stats), prompts, options, **kwargs
     )
     return [text.tolist() for text in texts]
 
@@ -219,3 +218,21 @@ def test_passes_after_the_first_of_a_block_read_the_window_only():
     stats = DenoiserStats()
     decode(model, PROMPTS[:1], CACHED["prefix"], stats=stats)
     assert stats.num_tokens == 3 * 14 + 3 * 9 + 3 * 5
+
+
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("prompts", [PROMPTS, [tokens(0), *PROMPTS], [tokens(0)]])
+def test_a_window_right_after_a_fill_gives_the_logits_of_the_exact_pass(shape, prompts):
+    model, cache = make_model(**ROWS[shape]), KeyValueCache()
+    denoiser = as_denoiser(model, mask_token_id=MASK)
+    assert denoiser.shift == (shape == "dream")
+    lengths = [len(prompt) for prompt in prompts]
+    sequences = [torch.cat([prompt, torch.full((6,), MASK)]) for prompt in prompts]
+    for start, end in ((0, 3), (3, 6)):
+        positions = [torch.arange(n + start, n + end) for n in lengths]
+        windows = [range(n + start, n + end) for n in lengths]
+        exact = denoiser.logits(sequences, positions, lengths)
+        assert_close(denoiser.logits(sequences, positions, lengths, cache=cache), exact, 1e-5)
+        again = denoiser.logits(sequences, positions, lengths, cache=cache, windows=windows)
+        assert_close(again, exact, 1e-5)
+        cache = KeyValueCache()

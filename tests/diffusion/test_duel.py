@@ -20,11 +20,12 @@ from tests.helpers.toys import (
     FixedLogits,
     RandomNetwork,
     Recorder,
+    denoiser,
 )
 
 
-def duel(pairs, denoise=NETWORK, mask_token_id=MASK, **kwargs):
-    return duel_log_likelihoods(denoise, pairs, mask_token_id=mask_token_id, **kwargs)
+def duel(pairs, denoise=NETWORK, mask_token_id=MASK, stats=None, **kwargs):
+    return duel_log_likelihoods(denoiser(denoise, mask_token_id, stats=stats), pairs, **kwargs)
 
 
 def plain_duel(denoise, prefix, target, steps):

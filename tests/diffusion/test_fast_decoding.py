@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lm_eval_llada.diffusion.denoiser import DenoiserStats
 from lm_eval_llada.diffusion.sampler import SamplingOptions
-from lm_eval_llada.engine.requests import plan_generation
+from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.engine.tokenization import Tokenization
 from lm_eval_llada.modeling import load_config
 from tests.helpers.sampling import (
@@ -194,7 +194,7 @@ def test_requests_that_end_at_different_stops_do_not_share_a_text(make):
 def test_approximations_reach_the_results(make):
     lm = make(batch_size=2, cache="dual", threshold=0.9)
     lm.generate_until(generations(["One."], block_length=4))
-    options = plan_generation({}, lm.arguments.sampling).options
+    options = generation_settings({}, lm.arguments.sampling).options
     assert (options.cache, options.threshold) == ("dual", 0.9)
     assert lm.get_model_info()["llada"]["approximations"] == {
         "toy": ["cache=dual", "threshold=0.9"]

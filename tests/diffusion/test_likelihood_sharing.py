@@ -10,39 +10,42 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm_eval_llada.diffusion.denoiser import DenoiserStats
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
+from lm_eval_llada.diffusion.estimates import TargetMasks, by_context
 from lm_eval_llada.diffusion.likelihood import (
     LikelihoodOptions,
-    greedy_matches,
     scored_pairs,
 )
-from lm_eval_llada.diffusion.mask_plans import MaskPlan, by_context
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import load_model, make_denoiser
+from lm_eval_llada.modeling import as_denoiser, load_model
 from tests.helpers.likelihood_loops import (
     EMPTY,
     MASK,
     NETWORK,
     PAIRS,
     SEEDS,
+    greedy_matches,
     plain_enumeration,
     plain_estimate,
     plain_log_probs,
     random_tokens,
     score,
 )
-from tests.helpers.toys import FixedLogits, Recorder
+from tests.helpers.toys import FixedLogits, Recorder, denoiser
 
 
-def score_and_check(pairs, options, seeds=None, denoise=NETWORK, mask_token_id=MASK, **kwargs):
-    return scored_pairs(denoise, pairs, options, mask_token_id=mask_token_id, seeds=seeds, **kwargs)
+def score_and_check(
+    pairs, options, seeds=None, denoise=NETWORK, mask_token_id=MASK, stats=None, **kwargs
+):
+    model = denoiser(denoise, mask_token_id, stats=stats)
+    return scored_pairs(model, pairs, options, seeds=seeds, **kwargs)
 
 
 def greedy_text(prefix, length, cfg_scale=0.0, denoise=NETWORK, mask_token_id=MASK):
     if not length:
         return EMPTY
     options = SamplingOptions(gen_length=length, cfg_scale=cfg_scale)
-    return generate(denoise, [prefix], options, mask_token_id=mask_token_id)[0]
+    return generate(Denoiser(denoise, mask_token_id), [prefix], options)[0]
 
 
 def changed(text, position):
@@ -109,7 +112,7 @@ def test_the_check_of_a_sampled_target_reads_only_states_that_no_draw_hit(seed):
     recorder, stats = Recorder(NETWORK), DenoiserStats()
     target = greedy_text(prefix, length, denoise=recorder)
     states = {tuple(call["input_ids"][0].tolist()) for call in recorder.calls}
-    masks = MaskPlan.sampled(length, 60, seed).masks
+    masks = TargetMasks.sampled(length, 60, seed).masks
     drawn = {(*prefix.tolist(), *target.masked_fill(mask, MASK).tolist()) for mask in masks}
     assert len(states) == length
     assert 0 < len(states & drawn) < length, "some are hit and some are not"
@@ -124,7 +127,7 @@ def test_missing_states_of_several_targets_fill_a_batch_together():
     stats = DenoiserStats()
     prefixes = [random_tokens(5, seed) for seed in range(4)]
     pairs = [(prefix, greedy_text(prefix, 6)) for prefix in prefixes]
-    found = greedy_matches(NETWORK, pairs, mask_token_id=MASK, batch_size=4, stats=stats)
+    found = greedy_matches(denoiser(NETWORK, MASK, stats=stats), pairs, 4)
     assert found == [True] * 4
     assert (stats.num_passes, stats.num_sequences) == (6, 24)
 
@@ -132,7 +135,7 @@ def test_missing_states_of_several_targets_fill_a_batch_together():
 def test_equal_pairs_are_decoded_once():
     prefix, stats = random_tokens(5, 0), DenoiserStats()
     pairs = [(prefix, greedy_text(prefix, 6))] * 3
-    assert greedy_matches(NETWORK, pairs, mask_token_id=MASK, stats=stats) == [True] * 3
+    assert greedy_matches(denoiser(NETWORK, MASK, stats=stats), pairs) == [True] * 3
     assert stats.num_sequences == 6
 
 
@@ -219,7 +222,7 @@ def test_equally_confident_positions_are_revealed_from_the_left():
     logits[:, 5] = 4.0
     recorder = Recorder(FixedLogits(logits))
     target = torch.tensor([5, 5, 5])
-    assert greedy_matches(recorder, [(EMPTY, target)], mask_token_id=MASK) == [True]
+    assert greedy_matches(Denoiser(recorder, MASK), [(EMPTY, target)]) == [True]
     states = [call["input_ids"][0].tolist() for call in recorder.calls]
     assert states == [[MASK] * 3, [5, MASK, MASK], [5, 5, MASK]]
 
@@ -234,7 +237,7 @@ def test_a_mask_token_in_the_text_is_scored_but_never_decoded():
 
 def test_tiny_llada_scores_questions_as_plain_loops_do():
     model = load_model("tiny-llada", dtype=torch.float32)
-    denoise, mask_token_id = make_denoiser(model), model.config.mask_token_id
+    denoise, mask_token_id = as_denoiser(model).forward, model.config.mask_token_id
     pairs = []
     for seed, length in enumerate((1, 2, 3)):
         prefix = random_tokens(20 + 3 * seed, seed) + 300
@@ -258,7 +261,7 @@ def test_nan_logits_are_an_error_however_they_are_read(check_greedy):
     with pytest.raises(ValueError, match="NaN or infinite"):
         score_and_check(pairs, LikelihoodOptions(), denoise=denoise, check_greedy=check_greedy)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        greedy_matches(denoise, pairs, mask_token_id=MASK)
+        greedy_matches(Denoiser(denoise, MASK), pairs)
 
 
 # --- which requests meet --------------------------------------------------------------------------

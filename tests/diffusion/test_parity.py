@@ -9,20 +9,20 @@ from torch import Tensor
 from lm_eval_llada.checkpoints.names import TINY_MODELS
 from lm_eval_llada.diffusion.likelihood import (
     LikelihoodOptions,
-    greedy_matches,
     log_likelihoods,
 )
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import (
     LLaDAForMaskedLM,
+    as_denoiser,
     load_model,
-    make_denoiser,
 )
-from tests.helpers.likelihood_loops import plain_enumeration
-from tests.helpers.llada_models import make_model
+from tests.helpers.likelihood_loops import greedy_matches, plain_enumeration
+from tests.helpers.llada_models import ROWS, make_model
 from tests.helpers.plain_loops import plain_generate, plain_log_likelihood, whole_forward
 
 MODELS = {
+    **{name: changes for name, changes in ROWS.items() if name != "llada"},
     "gqa": {"n_kv_heads": 2},
     "tied": {"weight_tying": True},
     "odd": {"d_model": 42, "n_heads": 3, "n_kv_heads": 1, "mlp_hidden_size": 37, "vocab_size": 53},
@@ -57,9 +57,7 @@ def test_generated_tokens_equal_the_plain_loop(model, batch_size, gen_length, bl
     texts: list[list[int]] = []
     for first in range(0, len(prompts), batch_size):
         batch = prompts[first : first + batch_size]
-        outputs = generate(
-            make_denoiser(model), batch, options, mask_token_id=model.config.mask_token_id
-        )
+        outputs = generate(as_denoiser(model), batch, options)
         texts += [output.tolist() for output in outputs]
     expected = [plain_text(model, prompt, options) for prompt in prompts]
     assert texts == expected
@@ -82,10 +80,9 @@ def test_log_likelihoods_equal_the_plain_loop(model, batch_size):
     ]
     seeds = list(range(len(pairs)))
     found = log_likelihoods(
-        make_denoiser(model),
+        as_denoiser(model),
         pairs,
         LikelihoodOptions(mc_num=20, batch_size=batch_size),
-        mask_token_id=model.config.mask_token_id,
         seeds=seeds,
     )
     for estimate, pair, seed in zip(found, pairs, seeds, strict=True):
@@ -102,7 +99,5 @@ def test_greedy_check_equals_greedy_generation(model, batch_size):
     for i, text in enumerate(wrong):
         text[i % 5] = 6 if text[i % 5] != 6 else 7
     pairs = list(zip(prompts, greedy, strict=True)) + list(zip(prompts, wrong, strict=True))
-    found = greedy_matches(
-        make_denoiser(model), pairs, mask_token_id=model.config.mask_token_id, batch_size=batch_size
-    )
+    found = greedy_matches(as_denoiser(model), pairs, batch_size)
     assert found == [True] * len(prompts) + [False] * len(prompts)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm_eval_llada.diffusion.denoiser import DenoiserStats
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from tests.helpers.sampling import (
     CASES,
@@ -66,10 +66,9 @@ def test_temperature_draws_from_the_softmax_of_scaled_logits():
     options = SamplingOptions(gen_length=1, temperature=2.0)
     num_draws = 4000
     texts = generate(
-        FixedLogits(logits),
+        Denoiser(FixedLogits(logits), 3),
         [torch.empty(0, dtype=torch.long)] * num_draws,
         options,
-        mask_token_id=3,
         seeds=range(num_draws),
     )
     shares = torch.bincount(torch.cat(texts), minlength=3) / num_draws

@@ -1,4 +1,4 @@
-"""The greedy check, rolling windows and chunked perplexity against plain loops."""
+"""The greedy check and rolling windows against plain loops."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_llada.diffusion.denoiser import DenoiserStats
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.diffusion.likelihood import (
-    Estimate,
     LikelihoodOptions,
-    chunk_cross_entropy,
-    elbo_perplexity,
-    greedy_matches,
-    perplexity,
     rolling_log_likelihoods,
     rolling_windows,
 )
@@ -27,12 +22,12 @@ from tests.helpers.likelihood_loops import (
     MASK,
     NETWORK,
     PAIRS,
-    plain_draws,
+    greedy_matches,
     plain_enumeration,
     random_tokens,
     score,
 )
-from tests.helpers.toys import JOINT_MASK_ID, FixedLogits, Recorder
+from tests.helpers.toys import JOINT_MASK_ID, FixedLogits, denoiser
 
 # --- greedy check ---------------------------------------------------------------------------------
 
@@ -60,7 +55,7 @@ def greedy_pairs(cfg_scale):
     pairs = []
     for k, (prefix, target) in enumerate(PAIRS):
         options = SamplingOptions(gen_length=len(target), cfg_scale=cfg_scale)
-        (text,) = generate(NETWORK, [prefix], options, mask_token_id=MASK)
+        (text,) = generate(Denoiser(NETWORK, MASK), [prefix], options)
         if k % 2:
             text[k % len(text)] = (text[k % len(text)] + 1) % MASK
         pairs.append((prefix, text))
@@ -71,9 +66,7 @@ def greedy_pairs(cfg_scale):
 @pytest.mark.parametrize("cfg_scale", [0.0, 1.5])
 def test_greedy_check_equals_a_plain_loop_and_the_sampler(cfg_scale, batch_size):
     pairs = greedy_pairs(cfg_scale)
-    got = greedy_matches(
-        NETWORK, pairs, mask_token_id=MASK, batch_size=batch_size, cfg_scale=cfg_scale
-    )
+    got = greedy_matches(Denoiser(NETWORK, MASK).guided(cfg_scale), pairs, batch_size)
     assert got == [plain_greedy_match(*pair, cfg_scale) for pair in pairs]
     assert got == [k % 2 == 0 for k in range(len(pairs))]
 
@@ -85,9 +78,8 @@ def test_greedy_check_stops_at_the_first_wrong_token():
     # Revealed in the order of positions 1, 2, 0, 3, 4; the target is wrong at position 0.
     stats = DenoiserStats()
     target = torch.tensor([7, 2, 3, 4, 5])
-    assert greedy_matches(
-        FixedLogits(logits), [(EMPTY, target)], mask_token_id=MASK, stats=stats
-    ) == [False]
+    model = denoiser(FixedLogits(logits), MASK, stats=stats)
+    assert greedy_matches(model, [(EMPTY, target)]) == [False]
     assert stats.num_passes == 3
 
 
@@ -98,67 +90,52 @@ def test_greedy_check_hands_a_freed_place_to_the_next_pair():
     stats = DenoiserStats()
     # Prefixes differ, or equal pairs would share their sequences.
     pairs = [(torch.tensor([k + 3]), t) for k, t in enumerate((wrong, right, wrong, right))]
-    got = greedy_matches(FixedLogits(logits), pairs, mask_token_id=MASK, batch_size=2, stats=stats)
+    got = greedy_matches(denoiser(FixedLogits(logits), MASK, stats=stats), pairs, 2)
     assert got == [False, True, False, True]
     # Two wrong ones take 1 pass each, two right ones 4: ten sequence reads in five full passes.
     assert (stats.num_passes, stats.num_sequences) == (5, 10)
 
 
 def test_an_empty_target_matches():
-    assert greedy_matches(NETWORK, [(random_tokens(3, 0), EMPTY)], mask_token_id=MASK) == [True]
+    assert greedy_matches(Denoiser(NETWORK, MASK), [(random_tokens(3, 0), EMPTY)]) == [True]
 
 
 # --- rolling --------------------------------------------------------------------------------------
 
 
 def test_rolling_windows_are_those_of_the_diagram():
-    assert rolling_windows(20, 8, context_length=3) == [
-        (0, 0, 8),
-        (5, 8, 13),
-        (10, 13, 18),
-        (12, 18, 20),
-    ]
+    assert rolling_windows(20, 8) == [(0, 0, 8), (8, 8, 16), (12, 16, 20)]
 
 
-def test_rolling_windows_without_context_are_disjoint_up_to_the_last():
+def test_rolling_windows_are_disjoint_up_to_the_last():
     assert rolling_windows(10, 4) == [(0, 0, 4), (4, 4, 8), (6, 8, 10)]
     assert rolling_windows(4, 4) == [(0, 0, 4)]
     assert rolling_windows(0, 4) == []
 
 
 def test_rolling_windows_count_given_tokens_but_do_not_score_them():
-    assert rolling_windows(10, 4, context_length=1, num_given=1) == [
-        (0, 1, 4),
-        (3, 4, 7),
-        (6, 7, 10),
-    ]
+    assert rolling_windows(10, 4, num_given=1) == [(0, 1, 4), (4, 4, 8), (6, 8, 10)]
     assert rolling_windows(1, 4, num_given=1) == []
 
 
 @given(num_tokens=st.integers(0, 200), max_length=st.integers(1, 40), data=st.data())
 def test_rolling_windows_score_every_token_exactly_once(num_tokens, max_length, data):
-    context = data.draw(st.integers(0, max_length - 1))
     given_tokens = data.draw(st.integers(0, min(num_tokens, max_length - 1)))
-    windows = rolling_windows(
-        num_tokens, max_length, context_length=context, num_given=given_tokens
-    )
+    windows = rolling_windows(num_tokens, max_length, num_given=given_tokens)
     scored = [token for _, begin, end in windows for token in range(begin, end)]
     assert scored == list(range(given_tokens, num_tokens))
-    for start, begin, end in windows:
-        assert end - start <= max_length
-        assert begin - start >= min(context, begin)
+    assert all(end - start <= max_length for start, _, end in windows)
     for start, _, end in windows[1:]:
         assert end - start == max_length, "later windows are full"
 
 
-@pytest.mark.parametrize("name", ["context_length", "num_given"])
-def test_rolling_windows_refuse_to_leave_no_room_for_a_target(name):
-    with pytest.raises(ValueError, match=f"{name}=4 leaves no token .* use at most 3"):
-        rolling_windows(10, 4, **{name: 4})
+def test_rolling_windows_refuse_to_leave_no_room_for_a_target():
+    with pytest.raises(ValueError, match="num_given=4 leaves no token .* use at most 3"):
+        rolling_windows(10, 4, num_given=4)
 
 
 def roll(documents, options, **kwargs):
-    return rolling_log_likelihoods(NETWORK, documents, options, mask_token_id=MASK, **kwargs)
+    return rolling_log_likelihoods(Denoiser(NETWORK, MASK), documents, options, **kwargs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -169,12 +146,11 @@ def test_rolling_likelihood_is_the_sum_over_its_windows(batch_size):
         documents,
         LikelihoodOptions(batch_size=batch_size),
         max_length=6,
-        context_length=2,
         prefix=bos,
     )
     for document, estimate in zip(documents, got, strict=True):
         text, expected, passes = torch.cat([bos, document]), 0.0, 0
-        starts = rolling_windows(len(text), 6, context_length=2, num_given=1)
+        starts = rolling_windows(len(text), 6, num_given=1)
         for start, begin, end in starts:
             expected += plain_enumeration(NETWORK, text[start:begin], text[begin:end])
             passes += 2 ** (end - begin) - 1
@@ -185,11 +161,7 @@ def test_rolling_likelihood_is_the_sum_over_its_windows(batch_size):
 
 def test_rolling_likelihood_in_one_window_is_the_true_log_probability():
     (estimate,) = rolling_log_likelihoods(
-        JOINT,
-        [JOINT.states[20]],
-        LikelihoodOptions(),
-        max_length=4,
-        mask_token_id=JOINT_MASK_ID,
+        Denoiser(JOINT, JOINT_MASK_ID), [JOINT.states[20]], LikelihoodOptions(), max_length=4
     )
     assert estimate.value == pytest.approx(JOINT.log_prob(JOINT.states[20]), abs=1e-6)
 
@@ -209,7 +181,7 @@ def test_rolling_errors_add_in_squares_and_windows_draw_different_masks():
 
 def test_rolling_scores_do_not_depend_on_batch_size_or_order():
     documents = [random_tokens(length, length) for length in (40, 9, 23)]
-    kwargs = {"max_length": 12, "context_length": 4}
+    kwargs = {"max_length": 12}
     one = roll(documents, LikelihoodOptions(mc_num=5, batch_size=3), seeds=[1, 2, 3], **kwargs)
     other = roll(
         documents[::-1], LikelihoodOptions(mc_num=5, batch_size=8), seeds=[3, 2, 1], **kwargs
@@ -217,70 +189,3 @@ def test_rolling_scores_do_not_depend_on_batch_size_or_order():
     for a, b in zip(one, other[::-1], strict=True):
         assert a.value == pytest.approx(b.value, abs=1e-5)
         assert a.stderr == pytest.approx(b.stderr, abs=1e-5)
-
-
-# --- perplexities ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_chunk_cross_entropy_equals_a_plain_loop(batch_size):
-    text = random_tokens(24, 3)
-    got = chunk_cross_entropy(
-        NETWORK, text, mask_token_id=MASK, seed=9, chunk_length=6, mc_num=4, batch_size=batch_size
-    )
-    source = torch.Generator().manual_seed(9)
-    seeds = torch.randint(2**63 - 1, (3,), generator=source).tolist()
-    assert len(got) == 3, "the first of four chunks is context only"
-    for start, seed, estimate in zip((6, 12, 18), seeds, got, strict=True):
-        draws = plain_draws(NETWORK, text[:start], text[start : start + 6], 4, seed)
-        expected = sum(-sum(parts) / len(parts) for _, parts in draws) / 4
-        assert estimate.value == pytest.approx(expected, abs=1e-5)
-
-
-def test_chunk_cross_entropy_of_a_uniform_model_is_log_vocab():
-    text = random_tokens(16, 1)
-    uniform = FixedLogits(torch.zeros(16, 9))
-    estimates = chunk_cross_entropy(uniform, text, mask_token_id=MASK, seed=0, chunk_length=4)
-    assert [e.value for e in estimates] == pytest.approx([math.log(9)] * 3, abs=1e-6)
-    assert [e.stderr for e in estimates] == pytest.approx([0] * 3, abs=1e-6)
-    assert perplexity([e.value for e in estimates]) == pytest.approx([9] * 3, rel=1e-6)
-
-
-def test_a_chunk_sees_no_later_text():
-    recorder = Recorder(NETWORK)
-    chunk_cross_entropy(recorder, random_tokens(12, 1), mask_token_id=MASK, seed=0, chunk_length=4)
-    lengths = {call["input_ids"].shape[1] for call in recorder.calls}
-    assert lengths == {8, 12}
-
-
-@pytest.mark.parametrize(("length", "advice"), [(100, "Use 96"), (32, "Use 64"), (70, "Use 64")])
-def test_part_of_a_chunk_is_refused(length, advice):
-    with pytest.raises(
-        ValueError, match=f"whole chunks of 32 tokens; got {length} tokens. {advice}"
-    ):
-        chunk_cross_entropy(
-            NETWORK, random_tokens(length, 0), mask_token_id=MASK, seed=0, chunk_length=32
-        )
-
-
-def test_perplexity_is_the_cumulative_geometric_mean():
-    assert perplexity([math.log(2), math.log(8), math.log(4)]) == pytest.approx([2, 4, 4])
-    assert perplexity([]) == []
-
-
-def test_elbo_perplexity_is_per_token_over_all_documents():
-    estimates = [Estimate(-3 * math.log(2), 0.1, 1), Estimate(-5 * math.log(2), 0.1, 1)]
-    assert elbo_perplexity(estimates, 8) == pytest.approx(2)
-    with pytest.raises(ValueError, match="num_tokens must be a whole number >= 1; got 0"):
-        elbo_perplexity(estimates, 0)
-
-
-def test_chunk_cross_entropy_is_the_bound_of_eq_14_per_token():
-    # Mean over l masked tokens = (L / l) * sum / L: the released script computes the same bound.
-    text = JOINT.states[61]
-    (chunk,) = chunk_cross_entropy(
-        JOINT, text, mask_token_id=JOINT_MASK_ID, seed=0, chunk_length=2, mc_num=4000
-    )
-    truth = JOINT.log_prob(text[2:], prefix=text[:2])
-    assert chunk.stderr < 0.02
-    assert chunk.value == pytest.approx(-truth / 2, abs=4 * chunk.stderr)

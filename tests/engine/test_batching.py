@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lm_eval_llada.diffusion.mask_plans import LikelihoodOptions
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.batching import (
     Batcher,
@@ -16,8 +15,8 @@ from lm_eval_llada.engine.batching import (
     num_alike,
 )
 from lm_eval_llada.engine.device_memory import DeviceMemory
-from lm_eval_llada.engine.requests import GenerationPlan
-from lm_eval_llada.engine.runner import Generation, Target
+from lm_eval_llada.engine.jobs import Generation, Target
+from lm_eval_llada.engine.requests import GenerationSettings
 from lm_eval_llada.harness.llada import LLaDALM
 from tests.helpers.plain_loops import plain_generate, plain_log_likelihood, whole_forward
 
@@ -99,11 +98,11 @@ def tokens(length: int, seed: int) -> Tensor:
 
 
 def generated(lm: LLaDALM, options: SamplingOptions) -> list[list[int]]:
-    plan = GenerationPlan(options, ignore_eos=True)
-    items = [Generation(i, tokens(n, n), plan, 0) for i, n in enumerate(PROMPT_LENGTHS)]
-    with Progress(len(items), "texts", shown=False) as progress:
-        texts = dict(pair for batch in lm.runner.texts(items, progress) for pair in batch)
-    return [texts[i].tolist() for i in range(len(items))]
+    settings = GenerationSettings(options, ignore_eos=True)
+    jobs = [Generation(tokens(n, n), settings, 0) for n in PROMPT_LENGTHS]
+    with Progress(len(jobs), "texts", shown=False) as progress:
+        texts = dict(pair for batch in lm.runner.texts(jobs, progress) for pair in batch)
+    return [texts[job].tolist() for job in jobs]
 
 
 def test_prompts_that_run_apart_give_the_texts_of_the_plain_loop(make):
@@ -128,17 +127,15 @@ def test_a_cache_whose_windows_hold_no_prompt_keeps_unequal_prompts_together(mak
 def test_scores_do_not_depend_on_how_full_the_passes_of_a_cpu_are(make, monkeypatch, threads):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr("lm_eval_llada.engine.batching._CPU_TOKENS_OF_A_THREAD", 128)
-    lm = make()
+    lm = make(mc_num=20, is_check_greedy=False)
     pairs = [(tokens(4 + 3 * i, i), tokens(9 + i, 100 + i)) for i in range(6)]
-    items = [Target(i, prefix, target, i) for i, (prefix, target) in enumerate(pairs)]
-    options = LikelihoodOptions(mc_num=20)
-    with Progress(len(items), "scores", shown=False) as progress:
-        batches = lm.runner.scores(items, options, progress, check_greedy=False)
-        scores = dict(pair for batch in batches for pair in batch)
+    jobs = [Target(prefix, target, i) for i, (prefix, target) in enumerate(pairs)]
+    with Progress(len(jobs), "scores", shown=False) as progress:
+        scores = dict(pair for batch in lm.runner.scores(jobs, progress) for pair in batch)
     # Sequences of 13 tokens at least.
     num_fitting = 128 * threads // 13
     assert lm.runner.stats.num_sequences <= num_fitting * lm.runner.stats.num_passes
     denoise, mask_token_id = whole_forward(lm.runner.model), lm.runner.text.mask_token_id
-    for i, pair in enumerate(pairs):
+    for i, (job, pair) in enumerate(zip(jobs, pairs, strict=True)):
         value, _ = plain_log_likelihood(denoise, *pair, 20, i, mask_token_id=mask_token_id)
-        assert scores[i][0].value == pytest.approx(value, rel=1e-5)
+        assert scores[job].value == pytest.approx(value, rel=1e-5)

@@ -30,14 +30,14 @@ ROLLING = [instance("loglikelihood_rolling", prompt) for prompt in PROMPTS]
 
 def short_of_memory(lm: LLaDALM, most: int) -> LLaDALM:
     """A model whose memory holds so many sequences, on a device that says so as GPUs do."""
-    denoise = lm.runner._denoise
+    forward = lm.runner.denoiser.forward
 
     def limited(input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         if len(input_ids) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return denoise(input_ids, **kwargs)
+        return forward(input_ids, **kwargs)
 
-    lm.runner._denoise = limited
+    lm.runner.denoiser.forward = limited
     return lm
 
 
@@ -71,7 +71,7 @@ def test_another_error_of_the_device_is_not_taken_for_missing_memory(make) -> No
     def broken(input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    lm.runner._denoise = broken
+    lm.runner.denoiser.forward = broken
     with pytest.raises(RuntimeError, match="illegal memory access"):
         lm.generate_until(generations(PROMPTS))
 
@@ -176,13 +176,13 @@ def test_a_target_that_names_the_mask_token_has_a_finite_score(make) -> None:
 
 def test_a_text_is_generated_beside_a_document_that_names_the_mask_token(make) -> None:
     lm, seen = make(), []
-    denoise = lm.runner._denoise
+    forward = lm.runner.denoiser.forward
 
     def counted(input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         seen.append(int((input_ids == MASK_ID).sum()))
-        return denoise(input_ids, **kwargs)
+        return forward(input_ids, **kwargs)
 
-    lm.runner._denoise = counted
+    lm.runner.denoiser.forward = counted
     lm.generate_until(generations([DOCUMENT.format(MASK_NAME)], gen_length=4))
     assert seen == [4, 3, 2, 1]
 

@@ -28,7 +28,7 @@ from lm_eval_llada.engine.requests import (
     RequestSeeds,
     content_seed,
     fit_prompt,
-    plan_generation,
+    generation_settings,
 )
 from lm_eval_llada.engine.tokenization import checked_mask_token
 from lm_eval_llada.harness.runlog import RunLog, merge_logs
@@ -147,7 +147,7 @@ DEFAULTS = SamplingOptions(steps=32, gen_length=64, temperature=0.5, block_lengt
     ],
 )
 def test_a_request_overrides_model_args(gen_kwargs, changes) -> None:
-    plan = plan_generation(gen_kwargs, DEFAULTS)
+    plan = generation_settings(gen_kwargs, DEFAULTS)
     assert plan.options == dataclasses.replace(DEFAULTS, **changes)
 
 
@@ -163,7 +163,7 @@ def test_a_request_overrides_model_args(gen_kwargs, changes) -> None:
 )
 def test_a_wrong_generation_setting_is_an_error(gen_kwargs, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_generation(gen_kwargs, DEFAULTS)
+        generation_settings(gen_kwargs, DEFAULTS)
 
 
 def test_a_tokenizer_without_the_mask_token_is_an_error() -> None:
@@ -173,8 +173,8 @@ def test_a_tokenizer_without_the_mask_token_is_an_error() -> None:
 
 
 def test_stops_come_from_a_string_or_a_list() -> None:
-    assert plan_generation({"until": "\n"}, DEFAULTS).until == ("\n",)
-    assert plan_generation({"until": ["\n", "", "Q:"]}, DEFAULTS).until == ("\n", "Q:")
+    assert generation_settings({"until": "\n"}, DEFAULTS).until == ("\n",)
+    assert generation_settings({"until": ["\n", "", "Q:"]}, DEFAULTS).until == ("\n", "Q:")
 
 
 def test_seeds_depend_on_content_and_on_nothing_else() -> None:

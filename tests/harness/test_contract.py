@@ -43,7 +43,7 @@ def test_truncation_keeps_the_ends_it_promises(make) -> None:
     request = generations(PROMPTS)[1]
     whole = make().tok_encode(PROMPTS[1])
     kept = {
-        how: make(max_length=14, truncation=how)._fitted(request, whole, [0] * 8)
+        how: make(max_length=14, truncation=how)._fitted(request, whole, 8)
         for how in ("left", "middle")
     }
     assert kept == {"left": whole[-6:], "middle": whole[:3] + whole[-3:]}
@@ -74,7 +74,7 @@ def test_weights_are_read_when_they_are_needed(make, monkeypatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("lm_eval_llada.engine.runner.load_model", refuse)
+    monkeypatch.setattr("lm_eval_llada.engine.loading.load_model", refuse)
     lm = make()
     assert lm.get_model_info()["rope"]["train_length"] == 128
     with pytest.raises(AssertionError, match="weights were loaded"):

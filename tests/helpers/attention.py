@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling, is_causal, **kwargs):
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float,
+    is_causal: bool,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """What flash-attn computes from packed tokens, one group at a time."""
     assert attention_mask is None and is_causal is False
     key, value = (t.repeat_interleave(module.num_key_value_groups, dim=1) for t in (key, value))

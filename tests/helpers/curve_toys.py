@@ -6,6 +6,7 @@ import torch
 
 from lm_eval_llada.curves.run import CurveOptions, make_chunks
 from lm_eval_llada.curves.scores import Chunk, DiffusionScorer
+from lm_eval_llada.diffusion.denoiser import Denoiser
 from lm_eval_llada.engine.batching import Batcher
 from lm_eval_llada.engine.device_memory import DeviceMemory
 from lm_eval_llada.tasks.text.long_texts import Document, TokenText
@@ -28,4 +29,4 @@ def chunks_of(text: TokenText, chunk_length: int = 8) -> list[Chunk]:
 
 def diffusion_scorer(batch_size: int = 8) -> DiffusionScorer:
     batcher = Batcher(batch_size, None, DeviceMemory(torch.device("cpu")), lambda length, rows: 1)
-    return DiffusionScorer(NETWORK, MASK, batcher)
+    return DiffusionScorer(Denoiser(NETWORK, MASK), batcher)

@@ -136,7 +136,9 @@ def make_family_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {**CONFIGS[name], **changes}
-    model = reference_model(config).to(dtype)
+    model = reference_model(config)
+    # transformers' wrapper hides the types.
+    model.to(dtype)  # type: ignore[arg-type]
     (folder / "config.json").write_text(json.dumps(config))
     save_file(own_tensors(config, model), folder / "model.safetensors", metadata={"format": "pt"})
     return model

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lm_eval_llada.diffusion.sampler import SamplingOptions, block_schedule
 from lm_eval_llada.engine.arguments import known_names
-from lm_eval_llada.engine.requests import plan_generation
+from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.harness.llada import LLaDALM
 from lm_eval_llada.modeling import (
     LLaDAConfig,
@@ -37,8 +37,13 @@ from tests.helpers.fuzz_oracle import Family, named, settings_of, wild
 from tests.helpers.ruler_corpora import write_corpora
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
-_SIZES = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48}
-_TOKENS = {"mask_token_id": 1, "eos_token_id": 0, "pad_token_id": 0, "bos_token_id": 2}
+_SIZES: dict[str, Any] = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48}
+_TOKENS: dict[str, Any] = {
+    "mask_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+}
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +91,8 @@ def run_rope(value: tuple[dict[str, Any], tuple[float, int, int]]) -> None:
     if not isinstance(given.get("extra", {}), dict):
         return  # model_args make a dict of it, always
     sizes = {**_SIZES, "d_model": 64, "n_heads": n_heads, "n_kv_heads": n_heads}
-    config = LLaDAConfig(rope_theta=rope_theta, max_sequence_length=train_length, **sizes)
+    sizes |= {"rope_theta": rope_theta, "max_sequence_length": train_length}
+    config = LLaDAConfig(**sizes)
     scaled, resolved = apply_rope(config, RopeChoice(**given))
     assert resolved.rope_scale >= 1 and math.isfinite(resolved.rope_theta)
     assert resolved.reach is None or 0 < resolved.reach < math.inf
@@ -178,7 +184,7 @@ GEN_KWARGS = {
 
 def run_gen_kwargs(given: dict[str, Any]) -> None:
     before = repr(given)
-    plan = plan_generation(given, SamplingOptions(gen_length=32))
+    plan = generation_settings(given, SamplingOptions(gen_length=32))
     assert repr(given) == before and hash(plan) == hash(plan)
     assert all(isinstance(stop, str) and stop for stop in plan.until)
     assert isinstance(plan.ignore_eos, bool)

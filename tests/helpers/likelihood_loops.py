@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from lm_eval_llada.diffusion.likelihood import log_likelihoods
+from lm_eval_llada.diffusion.denoiser import Denoiser, Forward
+from lm_eval_llada.diffusion.likelihood import Estimate, LikelihoodOptions, log_likelihoods
+from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
 from lm_eval_llada.diffusion.masks import random_mask
-from tests.helpers.toys import KnownJoint, RandomNetwork
+from tests.helpers.plain_loops import Denoise
+from tests.helpers.toys import KnownJoint, RandomNetwork, denoiser
 
 JOINT = KnownJoint()
 EMPTY = torch.empty(0, dtype=torch.long)
@@ -29,13 +35,32 @@ PAIRS = [
 SEEDS = [3, 1, 4, 15, 9, 2, 65, 35]
 
 
-def score(pairs, options, seeds=None, denoise=NETWORK, mask_token_id=MASK, **kwargs):
-    return log_likelihoods(
-        denoise, pairs, options, mask_token_id=mask_token_id, seeds=seeds, **kwargs
-    )
+def score(
+    pairs: Sequence[Pair],
+    options: LikelihoodOptions,
+    seeds: Sequence[int] | None = None,
+    denoise: Forward = NETWORK,
+    mask_token_id: int = MASK,
+    **settings: Any,
+) -> list[Estimate]:
+    model = denoiser(denoise, mask_token_id, **settings)
+    return log_likelihoods(model, pairs, options, seeds=seeds)
 
 
-def plain_log_probs(denoise, prefix, target, mask, cfg_scale, mask_token_id):
+def greedy_matches(model: Denoiser, pairs: Sequence[Pair], batch_size: int = 8) -> list[bool]:
+    """Whether greedy decoding gives each target, with no masks to score beside."""
+    no_masks = [torch.empty(0, len(target), dtype=torch.bool) for _, target in pairs]
+    return read_masks(model, pairs, no_masks, batch_size, check_greedy=True)[1]
+
+
+def plain_log_probs(
+    denoise: Denoise,
+    prefix: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    cfg_scale: float,
+    mask_token_id: int,
+) -> list[float]:
     """-log p of the masked tokens by one full forward of one sequence."""
     x = torch.cat([prefix, torch.where(mask, mask_token_id, target)])
     logits = denoise(x[None], attention_mask=None)
@@ -48,7 +73,13 @@ def plain_log_probs(denoise, prefix, target, mask, cfg_scale, mask_token_id):
     return [float(log_probs[i, target[i]]) for i in range(len(target)) if mask[i]]
 
 
-def plain_enumeration(denoise, prefix, target, cfg_scale=0.0, mask_token_id=MASK):
+def plain_enumeration(
+    denoise: Denoise,
+    prefix: Tensor,
+    target: Tensor,
+    cfg_scale: float = 0.0,
+    mask_token_id: int = MASK,
+) -> float:
     """Eq. 14 averaged over all masks: l uniform, then each of the C(L, l) subsets alike."""
     length, total = len(target), 0.0
     for num_masked in range(1, length + 1):
@@ -61,7 +92,14 @@ def plain_enumeration(denoise, prefix, target, cfg_scale=0.0, mask_token_id=MASK
     return total
 
 
-def plain_draws(denoise, prefix, target, mc_num, seed, cfg_scale=0.0):
+def plain_draws(
+    denoise: Denoise,
+    prefix: Tensor,
+    target: Tensor,
+    mc_num: int,
+    seed: int,
+    cfg_scale: float = 0.0,
+) -> list[tuple[float, list[float]]]:
     """(L/l, log probabilities) of each draw, masks drawn in the documented order."""
     source = torch.Generator().manual_seed(seed)
     draws = []
@@ -73,7 +111,9 @@ def plain_draws(denoise, prefix, target, mc_num, seed, cfg_scale=0.0):
     return draws
 
 
-def plain_estimate(denoise, prefix, target, options, seed):
+def plain_estimate(
+    denoise: Denoise, prefix: Tensor, target: Tensor, options: LikelihoodOptions, seed: int
+) -> tuple[float, float]:
     if options.enumerates(len(target)):
         return plain_enumeration(denoise, prefix, target, options.cfg_scale), 0.0
     draws = plain_draws(denoise, prefix, target, options.mc_num, seed, options.cfg_scale)

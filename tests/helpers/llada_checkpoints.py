@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -66,11 +67,11 @@ OFFICIAL_CONFIG = {
 IDS = torch.arange(22).view(2, 11)
 
 
-def write_config(folder: Path, **changes) -> None:
+def write_config(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps({**OFFICIAL_CONFIG, **changes}))
 
 
-def make_checkpoint(folder: Path, **changes) -> LLaDAForMaskedLM:
+def make_checkpoint(folder: Path, **changes: Any) -> LLaDAForMaskedLM:
     """A folder as published: the official config and one safetensors file."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
 from lm_eval_llada.modeling.families import family_named
 
 
-def of_family(name: str, **changes) -> dict:
+def of_family(name: str, **changes: Any) -> dict[str, Any]:
     """What a row of the table makes of the sizes below."""
     return {"family": name, **family_named(name).settings, "n_kv_heads": 2, **changes}
 
@@ -53,7 +54,7 @@ SIZES = {
 }
 
 
-def make_model(**changes) -> LLaDAForMaskedLM:
+def make_model(**changes: Any) -> LLaDAForMaskedLM:
     torch.manual_seed(0)
     model = LLaDAForMaskedLM(LLaDAConfig(**{**SIZES, **changes})).eval()
     for name, parameter in model.named_parameters():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from typing import NoReturn
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 
@@ -42,7 +45,7 @@ def _listed_words(prompt: str) -> list[str]:
 
 def _variables(prompt: str) -> str:
     _, _, asked = prompt.rpartition("Memorize and track")
-    value = re.search(r"assigned the value (\d+) in", asked).group(1)
+    (value,) = re.findall(r"assigned the value (\d+) in", asked)
     holders = [value]
     for name, source in re.findall(r"VAR (\w+) = (?:VAR )?(\w+)", asked):
         if source in holders:
@@ -58,8 +61,8 @@ def _lines_about_the_last_word(prompt: str) -> str:
 
 def _hidden_values(prompt: str) -> str:
     context, _, question = prompt.rpartition("\nWhat ")
-    asked = re.search(r" for (.+?) mentioned in", question).group(1)
-    keys = re.split(r", and |, ", asked)
+    asked = re.findall(r" for (.+?) mentioned in", question)
+    keys = re.split(r", and |, ", asked[0])
     found = re.findall(r"special magic \w+ for ([^\n:]+?) is: ([\w-]+)\.", context)
     return " ".join(value for key, value in found if key in keys)
 
@@ -67,15 +70,17 @@ def _hidden_values(prompt: str) -> str:
 class Reader(LM):
     """A model that answers by ``answer``, from what ``sees`` leaves of the prompt."""
 
-    def __init__(self, sees=lambda prompt: prompt) -> None:
+    def __init__(self, sees: Callable[[str], str] = str) -> None:
         super().__init__()
         self.sees = sees
 
-    def generate_until(self, requests, disable_tqdm=False):
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return [answer(self.sees(request.args[0])) for request in requests]
 
-    def loglikelihood(self, requests, disable_tqdm=False):
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
         raise NotImplementedError
 
-    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> NoReturn:
         raise NotImplementedError

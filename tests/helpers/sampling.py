@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from lm_eval_llada.diffusion.denoiser import Forward
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from tests.helpers import plain_loops
-from tests.helpers.toys import RandomNetwork
+from tests.helpers.toys import RandomNetwork, denoiser
 
 VOCAB, MASK, EOS = 9, 8, 0
 NETWORK = RandomNetwork(vocab=VOCAB)
@@ -51,8 +55,21 @@ plain_generate = partial(plain_loops.plain_generate, mask_token_id=MASK, eos_tok
 plain_logits = partial(plain_loops.plain_logits, mask_token_id=MASK, eos_token_id=EOS)
 
 
-def run(prompts, options, seeds=None, denoise=NETWORK, **kwargs):
+def run(
+    prompts: Sequence[Tensor],
+    options: SamplingOptions,
+    seeds: Sequence[int] | None = None,
+    denoise: Forward = NETWORK,
+    *,
+    ends: Sequence[Callable[[Tensor], bool]] | None = None,
+    **settings: Any,
+) -> list[list[int]]:
     texts = generate(
-        denoise, prompts, options, mask_token_id=MASK, eos_token_id=EOS, seeds=seeds, **kwargs
+        denoiser(denoise, MASK, **settings),
+        prompts,
+        options,
+        eos_token_id=EOS,
+        seeds=seeds,
+        ends=ends,
     )
     return [text.tolist() for text in texts]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats, Forward
 
 NUM_SYMBOLS = 3
 JOINT_LENGTH = 4
@@ -93,11 +96,11 @@ class RandomNetwork:
 class Recorder:
     """Passes calls on to a denoiser and keeps what they asked for."""
 
-    def __init__(self, denoise) -> None:
+    def __init__(self, denoise: Forward) -> None:
         self.denoise = denoise
-        self.calls: list[dict[str, Tensor | None]] = []
+        self.calls: list[dict[str, Any]] = []
 
-    def __call__(self, input_ids: Tensor, **kwargs) -> Tensor:
+    def __call__(self, input_ids: Tensor, **kwargs: Any) -> Tensor:
         self.calls.append({"input_ids": input_ids.clone(), **kwargs})
         return self.denoise(input_ids, **kwargs)
 
@@ -125,3 +128,10 @@ def pick_rows(logits: Tensor, rows: Tensor | None) -> Tensor:
     if rows is None:
         return logits.flatten(0, 1)
     return logits[rows[:, 0], rows[:, 1]]
+
+
+def denoiser(
+    forward: Forward, mask_token_id: int, *, stats: DenoiserStats | None = None, **settings: Any
+) -> Denoiser:
+    """A toy as samplers and likelihoods take it."""
+    return Denoiser(forward, mask_token_id, stats=stats or DenoiserStats(), **settings)

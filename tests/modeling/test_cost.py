@@ -22,7 +22,7 @@ from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import (
     KeyValueCache,
     LLaDAConfig,
-    make_denoiser,
+    as_denoiser,
 )
 from lm_eval_llada.modeling import block as block_module
 from lm_eval_llada.modeling.cost import (
@@ -85,12 +85,10 @@ def test_decoding_costs_what_pytorch_counts(options: SamplingOptions) -> None:
 
     def run() -> None:
         generate(
-            make_denoiser(model),
+            as_denoiser(model, mask_token_id=96),
             [tokens(17)],
             options,
-            mask_token_id=96,
             seeds=[3],
-            new_cache=KeyValueCache,
         )
 
     assert generation_work(model.config, 17, options).flops == counted(run)
@@ -104,7 +102,7 @@ def test_enumerating_costs_what_pytorch_counts(target: int, mc_num: int) -> None
 
     def run() -> None:
         pair = (tokens(9), tokens(target, seed=4))
-        scored_pairs(make_denoiser(model), [pair], options, mask_token_id=96)
+        scored_pairs(as_denoiser(model, mask_token_id=96), [pair], options)
 
     work = likelihood_work(model.config, 9, target, options, check_greedy=True)
     assert work.flops == pytest.approx(counted(run), rel=1e-12)
@@ -120,10 +118,9 @@ def test_drawn_masks_cost_no_more_than_foreseen(check_greedy: bool) -> None:
 
     def run() -> None:
         scored_pairs(
-            make_denoiser(model),
+            as_denoiser(model, mask_token_id=96),
             [(tokens(20), target)],
             options,
-            mask_token_id=96,
             seeds=[7],
             check_greedy=check_greedy,
         )
@@ -138,7 +135,7 @@ def test_a_target_too_long_to_enumerate_is_refused_as_in_a_run() -> None:
     with pytest.raises(ValueError, match="Only targets of 1 to 7 tokens"):
         likelihood_work(model.config, 4, 8, options)
     with pytest.raises(ValueError, match="Only targets of 1 to 7 tokens"):
-        log_likelihoods(make_denoiser(model), [(tokens(4), tokens(8))], options, mask_token_id=96)
+        log_likelihoods(as_denoiser(model, mask_token_id=96), [(tokens(4), tokens(8))], options)
 
 
 def test_an_empty_target_costs_nothing() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lm_eval_llada.modeling import (
     LLaDAConfig,
     LLaDAForMaskedLM,
-    make_denoiser,
+    as_denoiser,
 )
 from tests.helpers.llada_models import (
     ROWS,
@@ -207,12 +207,12 @@ def test_parameter_count_follows_from_the_config(shape):
 
 def test_denoiser_gives_float32_rows_in_order_and_leaves_training_possible():
     model, ids = make_model().to(torch.bfloat16), tokens(2, 6)
-    denoise = make_denoiser(model)
-    rows = torch.tensor([[1, 5], [0, 2]])
-    every, some = denoise(ids, attention_mask=None), denoise(ids, attention_mask=None, rows=rows)
-    assert every.dtype == some.dtype == torch.float32
-    assert every.shape == (12, 97) and some.is_inference()
-    assert_close(some, every[rows[:, 0] * 6 + rows[:, 1]], 0.05)
+    denoiser, every = as_denoiser(model, mask_token_id=96), [torch.arange(6)] * 2
+    whole = denoiser.logits([*ids], every, [0, 0])
+    some = denoiser.logits([*ids.flip(0)], [torch.tensor([5]), torch.tensor([2, 0])], [0, 0])
+    assert whole.dtype == some.dtype == torch.float32
+    assert whole.shape == (12, 97) and some.is_inference()
+    assert_close(some, whole[[6 + 5, 2, 0]], 0.05)
     # Tables cached under inference_mode would make this backward fail.
     with torch.enable_grad():
         model(ids).logits.sum().backward()

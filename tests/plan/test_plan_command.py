@@ -55,7 +55,7 @@ def quick_and_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TaskIndex, "build", staticmethod(build_once))
     monkeypatch.setattr(TaskManager, "__init__", make_short)
-    monkeypatch.setattr("lm_eval_llada.engine.runner.load_model", refuse)
+    monkeypatch.setattr("lm_eval_llada.engine.loading.load_model", refuse)
 
 
 def parsed(*arguments: str) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 
 from lm_eval_llada.cli import main as cli
 from lm_eval_llada.diffusion.sampler import SamplingOptions
-from lm_eval_llada.engine.requests import plan_generation
+from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.tasks import token_counts as counting
 from lm_eval_llada.tasks.grid import shipped_configs, tasks_path
 from lm_eval_llada.tasks.niah.scores import DEPTHS
@@ -79,7 +79,7 @@ def small(corpora, cl100k) -> dict:
 
 def decoding(task) -> SamplingOptions:
     """How a task is decoded, once it is checked that nothing ends its outputs early."""
-    plan = plan_generation(task.get_config("generation_kwargs"), SamplingOptions())
+    plan = generation_settings(task.get_config("generation_kwargs"), SamplingOptions())
     assert plan.until == () and plan.ignore_eos
     options = plan.options
     assert not options.stop_at_eos and not options.suppress_eos

@@ -16,7 +16,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import known_names
-from lm_eval_llada.engine.requests import plan_generation
+from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.tasks.grid import tasks_path
 from lm_eval_llada.tasks.ruler.options import (
     FILELESS_TASKS,
@@ -189,7 +189,7 @@ def test_prompt_and_answer_prefix_follow_each_other_directly(newline, small):
 
 def test_whole_budget_is_decoded_without_stops(small):
     for (_, settings), _ in requests_of("ruler_vt_4k", small):
-        plan = plan_generation(settings, SamplingOptions(gen_length=99))
+        plan = generation_settings(settings, SamplingOptions(gen_length=99))
         assert (plan.until, plan.options.gen_length, plan.options.steps) == ((), 30, 30)
         assert plan.options.temperature == 0
 

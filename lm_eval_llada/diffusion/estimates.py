@@ -1,4 +1,4 @@
-"""Mask plans: the masks a target is scored under, and how their scores make an estimate."""
+"""The masks a target is scored under, and how their scores make an estimate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
+from lm_eval_llada.diffusion.mask_passes import Pair
 from lm_eval_llada.diffusion.masks import (
     MAX_ENUMERATED_LENGTH,
-    Predictor,
     elbo_weights,
     enumerate_masks,
     mask_probabilities,
@@ -75,7 +74,7 @@ class Estimate:
     """A log-likelihood, or a cross entropy, with its uncertainty.
 
     Attributes:
-        value: natural log, summed over target tokens (`chunk_cross_entropy`: a mean per token).
+        value: natural log, summed over target tokens (`curves`: a mean per token).
         stderr: standard error of value over the mask draws; 0 where masks were enumerated, NaN
             where a single draw leaves it unknown.
         num_passes: different sequences it rests on; guidance is not counted. A sequence that other
@@ -89,18 +88,21 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class MaskPlan:
+class TargetMasks:
     """The distinct masks of one target, bool (num_masks, length), and how to combine them.
 
-    draws: int64 (mc_num,), the mask each draw hit, or None where the masks are all there are.
     A short target is hit by the same mask often, and equal masks give equal scores.
+
+    Attributes:
+        masks: bool (num_masks, length).
+        draws: int64 (mc_num,), the mask each draw hit; None where the masks are all there are.
     """
 
     masks: Tensor
     draws: Tensor | None
 
     @classmethod
-    def made(cls, length: int, options: LikelihoodOptions, seed: int | None) -> MaskPlan:
+    def made(cls, length: int, options: LikelihoodOptions, seed: int | None) -> TargetMasks:
         """The masks that options ask for.
 
         Raises:
@@ -115,13 +117,13 @@ class MaskPlan:
         return cls.sampled(length, options.mc_num, seed)
 
     @classmethod
-    def enumerated(cls, length: int) -> MaskPlan:
+    def enumerated(cls, length: int) -> TargetMasks:
         """Every mask once. An empty target has none, and log-likelihood 0."""
         masks = enumerate_masks(length) if length else torch.empty(0, 0, dtype=torch.bool)
         return cls(masks, None)
 
     @classmethod
-    def sampled(cls, length: int, mc_num: int, seed: int) -> MaskPlan:
+    def sampled(cls, length: int, mc_num: int, seed: int) -> TargetMasks:
         """Independent draws: a count uniform in 1..length, then positions without replacement."""
         generator = torch.Generator().manual_seed(seed)
         drawn = []
@@ -140,20 +142,6 @@ class MaskPlan:
         drawn = weighted[self.draws]
         stderr = float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan
         return Estimate(float(drawn.mean()), stderr, len(self.masks))
-
-
-def masked_log_probs(
-    predictor: Predictor, pairs: Sequence[Pair], plans: Sequence[MaskPlan], batch_size: int
-) -> list[Tensor]:
-    """The summed log p of the masked tokens under each mask of each pair, float64 (num_masks,).
-
-    Masks of all pairs share batches of batch_size sequences, and equal sequences are read once.
-
-    Raises:
-        ValueError: if a needed logit is NaN or infinite.
-    """
-    masks = [plan.masks for plan in plans]
-    return read_masks(predictor, pairs, masks, batch_size, check_greedy=False)[0]
 
 
 def by_context(pairs: Sequence[Pair], options: LikelihoodOptions) -> list[list[int]]:

@@ -1,0 +1,121 @@
+"""A checkpoint, opened once a run: its parts are checked first, its weights are read on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.engine.arguments import ModelArguments
+from lm_eval_llada.engine.device_memory import bound_kernel_caches
+from lm_eval_llada.engine.ranks import own_gpu_memory
+from lm_eval_llada.engine.tokenization import Tokenization
+from lm_eval_llada.modeling import (
+    LLaDAConfig,
+    LLaDAForMaskedLM,
+    apply_rope,
+    load_config,
+    load_model,
+)
+from lm_eval_llada.modeling.weights import check_weights
+from lm_eval_llada.rope import ResolvedRope
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint under the arguments of a run: all that is known before its weights are read.
+
+    Attributes:
+        arguments: Those of the run.
+        location: Folder or hub id.
+        config: Of the model, with its position embeddings scaled.
+        rope: How they are scaled.
+        text: Its tokenizer.
+    """
+
+    arguments: ModelArguments
+    location: str
+    config: LLaDAConfig
+    rope: ResolvedRope
+    text: Tokenization
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence: `max_length`, else the target or trained context."""
+        given = self.arguments.requests.max_length
+        return given or max(self.rope.train_length, self.rope.target_length or 0)
+
+
+_kept: list[Checkpoint] = []
+
+
+def open_checkpoint(arguments: ModelArguments, *, keep: bool = False) -> Checkpoint:
+    """A checkpoint, checked without reading weights; headers of local weight files are read.
+
+    Args:
+        arguments: Name the checkpoint, its tokenizer and its scaling.
+        keep: Whether the next call that asks for the same takes over what this one opens. The
+            command line checks a checkpoint before the harness makes the model.
+
+    Raises:
+        ValueError: If the checkpoint is not there or incomplete, or does not fit the arguments or
+            its tokenizer.
+    """
+    kept = [one for one in _kept if _source(one.arguments) == _source(arguments)]
+    _kept.clear()
+    checkpoint = replace(kept[0], arguments=arguments) if kept else _opened(arguments)
+    if keep:
+        _kept.append(checkpoint)
+    return checkpoint
+
+
+def _source(arguments: ModelArguments) -> tuple[object, ...]:
+    """What a checkpoint is opened by, of all arguments."""
+    loading, add_bos_token = arguments.loading, arguments.requests.add_bos_token
+    names = (loading.pretrained, loading.revision, loading.tokenizer)
+    return (*names, arguments.rope, add_bos_token)
+
+
+def _opened(arguments: ModelArguments) -> Checkpoint:
+    loading = arguments.loading
+    config = load_config(loading.pretrained, revision=loading.revision)
+    config, rope = apply_rope(config, arguments.rope)
+    location = resolve_checkpoint(loading.pretrained)
+    if Path(location).is_dir():
+        check_weights(location, config)
+    text = Tokenization(
+        loading.tokenizer or loading.pretrained,
+        config,
+        revision=None if loading.tokenizer else loading.revision,
+        add_bos_token=arguments.requests.add_bos_token,
+    )
+    return Checkpoint(arguments, location, config, rope, text)
+
+
+def load_weights(checkpoint: Checkpoint, device: torch.device) -> LLaDAForMaskedLM:
+    """The model in evaluation mode, its weights read now.
+
+    Args:
+        checkpoint: From `open_checkpoint`.
+        device: Where the model goes, unless it is spread over several.
+
+    Raises:
+        ValueError: As `modeling.load_model`.
+    """
+    loading = checkpoint.arguments.loading
+    is_whole = loading.device_map is None and loading.tp is None
+    bound_kernel_caches()
+    return load_model(
+        loading.pretrained,
+        config=checkpoint.config,
+        dtype=loading.dtype,
+        device=device if is_whole else None,
+        attn_implementation=loading.attn_implementation,
+        device_map=loading.device_map,
+        revision=loading.revision,
+        tp=loading.tp,
+        quantization=loading.quantization,
+        max_memory=None if loading.device_map is None else own_gpu_memory(),
+    )
