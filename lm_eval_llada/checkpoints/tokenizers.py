@@ -9,6 +9,9 @@ from typing import Any
 
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT, resolve_checkpoint
 
+# Classes that come as remote code, and those of transformers that read the same files alike.
+_STAND_INS = {"DreamTokenizer": "Qwen2Tokenizer"}
+
 
 def load_tokenizer(
     tokenizer: Any = None, pretrained: Any = None, revision: str | None = None
@@ -45,11 +48,14 @@ def _is_name(value: Any) -> bool:
 
 @lru_cache(maxsize=2)
 def _load(name: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer
+    import transformers
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    folder = resolve_checkpoint(name)
+    folder, revision = resolve_checkpoint(name), revision or "main"
     try:
-        return AutoTokenizer.from_pretrained(folder, revision=revision or "main")
+        named = get_tokenizer_config(folder, revision=revision).get("tokenizer_class")
+        loader = getattr(transformers, _STAND_INS.get(str(named), "AutoTokenizer"))
+        return loader.from_pretrained(folder, revision=revision)
     except Exception as error:  # damaged files raise errors of every kind there
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"No tokenizer could be loaded from {name!r} ({reason}).") from error

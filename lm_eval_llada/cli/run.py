@@ -20,8 +20,9 @@ from lm_eval_llada.tasks.grid import niah_group, write_configs, write_shipped
 from lm_eval_llada.tasks.papers.protocols import fill_protocols
 
 OUR_MODEL = "llada"
+_OUR_NAMES = (OUR_MODEL, "mdlm")
 # Models that take the arguments which protocols fill in.
-_PROTOCOL_MODELS = (OUR_MODEL, "hf_rope")
+_PROTOCOL_MODELS = (*_OUR_NAMES, "hf_rope")
 # The group runs up to this many times the trained context where no longer target is named: far
 # enough to see retrieval fail, near enough to be done.
 _LENGTHS_BEYOND = 4
@@ -53,7 +54,7 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
         filled = fill_protocols(tasks, model_args, _changes(given))
         model_args = namespace.model_args = filled.model_args
         _say(*filled.lines)
-    if namespace.model != OUR_MODEL:
+    if namespace.model not in _OUR_NAMES:
         return
     # Named, so that the harness calls the results folder after it.
     namespace.model_args = {"pretrained": DEFAULT_CHECKPOINT, **model_args}

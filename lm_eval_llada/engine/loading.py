@@ -19,7 +19,7 @@ from lm_eval_llada.modeling import (
     load_config,
     load_model,
 )
-from lm_eval_llada.modeling.loading import check_weights
+from lm_eval_llada.modeling.weights import check_weights
 from lm_eval_llada.rope import ResolvedRope
 
 

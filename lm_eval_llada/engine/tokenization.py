@@ -15,9 +15,6 @@ from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.modeling import LLaDAConfig
 from lm_eval_llada.tasks.chat_templates import check_messages_kept, chosen_template
 
-# The end of a turn in LLaDA's chat format; the model's own `eos_token_id` is the end of a text.
-_END_OF_TURN = "<|eot_id|>"
-
 
 class Tokenization:
     """Text to token ids and back, for one checkpoint."""
@@ -57,7 +54,9 @@ class Tokenization:
         self._template: str | None = None
         ends = _listed_ids(config.eos_token_id) + _listed_ids(self.tokenizer.eos_token_id)
         self.eos_token_id = ends[0] if ends else None
-        ends += _listed_ids(self.tokenizer.get_added_vocab().get(_END_OF_TURN))
+        # The end of a turn in a chat; the model's own `eos_token_id` is the end of a text.
+        for name_of_turn in config.row.end_of_turn:
+            ends += _listed_ids(self.tokenizer.get_added_vocab().get(name_of_turn))
         self.end_token_ids = tuple(dict.fromkeys(ends))
         # The options of a question share their context, so the last few texts come again.
         self._encode = lru_cache(maxsize=64)(self._encode_once)
@@ -242,14 +241,25 @@ class Tokenization:
 def checked_mask_token(tokenizer: PreTrainedTokenizerBase, config: LLaDAConfig, name: str) -> int:
     """The id of the mask token, once model and tokenizer agree on it.
 
+    It is the config's; where that has none, the token that checkpoints of its family name so, and
+    where the tokenizer does not know that one, the tokenizer's own mask token.
+
     Raises:
-        ValueError: If the config names no mask token, or the tokenizer uses its id for ordinary
-            text or not at all.
+        ValueError: If nothing names a mask token, or the tokenizer uses its id for ordinary text or
+            not at all.
     """
+    special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     mask_token_id = config.mask_token_id
+    if mask_token_id is None and (named := config.row.mask_token) is not None:
+        # Only a whole token of that name, not the pieces that spell it.
+        mask_token_id = tokenizer.get_added_vocab().get(named, tokenizer.mask_token_id)
+        if mask_token_id is None:
+            raise ValueError(
+                f"Neither the config of the model nor the tokenizer {name!r} names a mask token, "
+                f"which {config.row.name} calls {named!r}; add mask_token_id to config.json."
+            )
     if mask_token_id is None:
         raise ValueError("The config of the model has no mask_token_id; add it to config.json.")
-    special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     if mask_token_id in special:
         return mask_token_id
     found = "has no such token"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 MODELS = {
     "llada": "lm_eval_llada.harness.llada:LLaDALM",
+    # The same model under a name that also says what checkpoints of other families are.
+    "mdlm": "lm_eval_llada.harness.llada:LLaDALM",
+    "diffusion_gemma": "lm_eval_llada.harness.diffusion_gemma:DiffusionGemmaLM",
     "hf_rope": "lm_eval_llada.harness.hf_rope:RopeLM",
 }
 """Name of each model in the harness, and where its class is."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.modeling.families import DEFAULT_FAMILY, family_named, find_family
+from lm_eval_llada.modeling.family import Family
 from lm_eval_llada.modeling.remote_code import kept_auto_map
 from lm_eval_llada.rope import (
     ResolvedRope,
@@ -31,7 +35,6 @@ _FIXED: dict[str, Any] = {
     "attention_layer_norm": False,
     "activation_type": "silu",
     "rope": True,
-    "rope_full_precision": True,
     "alibi": False,
     "scale_logits": False,
     "input_emb_norm": False,
@@ -41,10 +44,21 @@ _FIXED: dict[str, Any] = {
 }
 _SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size",
           "embedding_size", "max_sequence_length")  # fmt: skip
+# No key of the official config.json, so they are written only where they say something.
+_BEYOND_OFFICIAL: dict[str, Any] = {
+    "attention_out_bias": False,
+    "mlp_bias": False,
+    "qk_norm": False,
+    "num_experts": 0,
+    "num_experts_per_tok": 0,
+}
 
 
 class LLaDAConfig(PreTrainedConfig):
     """Configuration of a LLaDA model, under the key names of the official checkpoints.
+
+    Checkpoints of other families are read into it and written from it by their row of
+    `families.FAMILIES`, see `from_dict` and `to_dict`.
 
     transformers' own names (`hidden_size`, `num_hidden_layers`, `tie_word_embeddings`, ...) read
     and set the same values. Keys that are not listed here (`auto_map`, `flash_attention`,
@@ -59,10 +73,14 @@ class LLaDAConfig(PreTrainedConfig):
             None means `vocab_size`.
         d_model: width of the residual stream.
         n_layers: number of blocks.
-        n_heads: query heads; `head_dim` is `d_model / n_heads`.
+        n_heads: query heads.
         n_kv_heads: key and value heads, a divisor of `n_heads`; None means `n_heads`, or 1 under
             `multi_query_attention`.
-        mlp_hidden_size: width of the gated MLP; None means `mlp_ratio * d_model`.
+        head_dim: dimensions of one head; None means `d_model / n_heads`.
+        mlp_hidden_size: width of the gated MLP, or of each expert; None means
+            `mlp_ratio * d_model`.
+        num_experts: gated MLPs that a router chooses from; 0 means one MLP and no router.
+        num_experts_per_tok: how many of them it chooses for each token.
         max_sequence_length: longest sequence the model is meant for, in tokens.
         train_length: trained context in tokens; None means the length that `rope_parameters` says
             was stretched (`original_max_position_embeddings`), else `max_sequence_length`.
@@ -72,12 +90,19 @@ class LLaDAConfig(PreTrainedConfig):
         weight_tying: the LM head is the embedding; such a checkpoint has no `ff_out` of its own.
         include_bias: biases on every linear layer.
         include_qkv_bias: biases on the query, key and value projections.
+        attention_out_bias: a bias on the output projection of attention.
+        mlp_bias: biases in the gated MLP.
+        qk_norm: an RMSNorm on each head of queries and keys before they are rotated.
         bias_for_layer_norm: biases in RMSNorm; None means `include_bias`.
         init_std: standard deviation of fresh weights.
         mask_token_id: the token that stands for a masked one.
         eos_token_id: end of text.
         pad_token_id: padding.
         bos_token_id: beginning of text.
+        rope_full_precision: rotate in float32; otherwise in the model's dtype.
+        family: name of a row of `families.FAMILIES`.
+        origin: keys of the config.json it was read from that saving writes back as they were,
+            `model_type` and `architectures` among them; of LLaDA's own, none.
 
     Raises:
         ValueError: on construction, if a value is out of range or a feature is not supported, or
@@ -105,9 +130,12 @@ class LLaDAConfig(PreTrainedConfig):
     n_layers: int = 32
     n_heads: int = 32
     n_kv_heads: int = None  # type: ignore[assignment]
+    head_dim: int = None  # type: ignore[assignment]
     multi_query_attention: bool | None = None
     mlp_hidden_size: int = None  # type: ignore[assignment]
     mlp_ratio: int = 4
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
     max_sequence_length: int = 4096
     train_length: int = None  # type: ignore[assignment]
     rope_parameters: dict[str, Any] = None  # type: ignore[assignment]
@@ -116,6 +144,9 @@ class LLaDAConfig(PreTrainedConfig):
     weight_tying: bool = False
     include_bias: bool = False
     include_qkv_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
     bias_for_layer_norm: bool | None = None
     init_std: float = 0.02
     mask_token_id: int | None = None
@@ -123,6 +154,9 @@ class LLaDAConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     use_cache: bool = False
+    rope_full_precision: bool = True
+    family: str = DEFAULT_FAMILY
+    origin: dict[str, Any] = None  # type: ignore[assignment]
     # The values of `_FIXED`. They are written out because the official code's own defaults for
     # missing keys describe another architecture.
     block_type: str = "llama"
@@ -132,7 +166,6 @@ class LLaDAConfig(PreTrainedConfig):
     attention_layer_norm: bool = False
     activation_type: str = "silu"
     rope: bool = True
-    rope_full_precision: bool = True
     alibi: bool = False
     scale_logits: bool = False
     input_emb_norm: bool = False
@@ -142,26 +175,37 @@ class LLaDAConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Merges the places RoPE settings come from, fills in defaults, and checks every value."""
-        fields = {"rope_parameters": self.rope_parameters}
-        fields |= {name: kwargs.pop(name, None) for name in ("rope_theta", "rope_scaling")}
-        check_rope_fields(fields)
+        found = {"rope_parameters": self.rope_parameters}
+        found |= {name: kwargs.pop(name, None) for name in ("rope_theta", "rope_scaling")}
+        check_rope_fields(found)
         self.rope_parameters = _merged_rope(
-            fields["rope_theta"], self.rope_parameters or fields["rope_scaling"]
+            found["rope_theta"], self.rope_parameters or found["rope_scaling"]
         )
-        head_dim = kwargs.pop("head_dim", None)
+        self.origin = self.origin or {}
         super().__post_init__(**kwargs)
         self._fill_defaults()
         self._check_values()
-        if head_dim is not None and head_dim != self.head_dim:
-            raise ValueError(
-                f"head_dim={head_dim} is not d_model / n_heads = {self.head_dim}; "
-                f"LLaDA has no other head size."
-            )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> LLaDAConfig:
+        """The configuration that a config.json of any family describes.
+
+        Raises:
+            ValueError: if its model type is of no known family, or a value is not supported.
+        """
+        native = find_family(config_dict).native_config(config_dict)
+        config: LLaDAConfig = super().from_dict(native, **kwargs)
+        return config
 
     @property
-    def head_dim(self) -> int:
-        """Dimensions of one attention head."""
-        return self.d_model // self.n_heads
+    def row(self) -> Family:
+        """What there is to know about checkpoints of this kind."""
+        return family_named(self.family)
+
+    @property
+    def shift(self) -> bool:
+        """Whether the token at p is read from the logits of row p - 1."""
+        return self.row.shift
 
     @property
     def rope_theta(self) -> float:
@@ -182,8 +226,14 @@ class LLaDAConfig(PreTrainedConfig):
         return self.bias_for_layer_norm
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as plain values, `rope_theta` at the top level as well."""
-        return {**super().to_dict(), "rope_theta": self.rope_theta}
+        """The config.json of its family, `rope_theta` at the top level as well."""
+        values = {**super().to_dict(), "rope_theta": self.rope_theta}
+        if self.row.fields:
+            return self.row.own_config(values, _native_names(), self.origin)
+        unsaid = {k for k, v in _BEYOND_OFFICIAL.items() if values[k] == v}
+        if self.head_dim == self.d_model // self.n_heads:
+            unsaid.add("head_dim")
+        return {k: v for k, v in values.items() if k not in {*unsaid, "family", "origin"}}
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Writes `config.json`; of an `auto_map` what has its files there, or brings them along."""
@@ -212,8 +262,8 @@ class LLaDAConfig(PreTrainedConfig):
         for name, supported in _FIXED.items():
             if getattr(self, name) != supported:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} is not supported by the native LLaDA model; "
-                    f"only {supported!r} is."
+                    f"{self.row.own_key(name)}={getattr(self, name)!r} is not supported by the "
+                    f"native LLaDA model; only {supported!r} is."
                 )
         whole = {"partial_rotary_factor": 1}
         foreign = [
@@ -235,14 +285,17 @@ class LLaDAConfig(PreTrainedConfig):
                 f"embedding_size={self.embedding_size} is smaller than "
                 f"vocab_size={self.vocab_size}: some tokens would have no embedding."
             )
-        if self.d_model % self.n_heads or self.head_dim % 2:
-            raise ValueError(
-                f"d_model={self.d_model} must be an even multiple of n_heads={self.n_heads}: "
-                f"RoPE rotates pairs of dimensions of a head."
-            )
+        self._check_heads()
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}."
+            )
+        if not 0 <= self.num_experts_per_tok <= self.num_experts or (
+            self.num_experts and not self.num_experts_per_tok
+        ):
+            raise ValueError(
+                f"num_experts_per_tok={self.num_experts_per_tok} is no choice among "
+                f"num_experts={self.num_experts}."
             )
         if self.mask_token_id is not None and not 0 <= self.mask_token_id < self.vocab_size:
             raise ValueError(
@@ -251,6 +304,34 @@ class LLaDAConfig(PreTrainedConfig):
             )
         if not 0 <= self.rms_norm_eps < 1:
             raise ValueError(f"rms_norm_eps must be in [0, 1); got {self.rms_norm_eps!r}.")
+
+    def _check_heads(self) -> None:
+        """Settles the size of a head, which must hold pairs of dimensions to rotate."""
+        is_separate = self.head_dim is not None and "head_dim" in self.row.fields
+        if not is_separate and (self.d_model % self.n_heads or self.d_model // self.n_heads % 2):
+            raise ValueError(
+                f"d_model={self.d_model} must be an even multiple of n_heads={self.n_heads}: "
+                f"RoPE rotates pairs of dimensions of a head."
+            )
+        usual = self.d_model // self.n_heads
+        if self.head_dim is None:
+            self.head_dim = usual
+        if not is_separate and self.head_dim != usual:
+            raise ValueError(
+                f"head_dim={self.head_dim} is not d_model / n_heads = {usual}; "
+                f"{self.family} has no other head size."
+            )
+        if isinstance(self.head_dim, bool) or not isinstance(self.head_dim, int):
+            raise ValueError(f"head_dim must be a whole number; got {self.head_dim!r}.")
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"head_dim must be even and at least 2; got {self.head_dim}.")
+
+
+@cache
+def _native_names() -> frozenset[str]:
+    """Names that this configuration adds to those of transformers."""
+    known = {item.name for item in fields(PreTrainedConfig)}
+    return frozenset({item.name for item in fields(LLaDAConfig)} - known)
 
 
 def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, ResolvedRope]:

@@ -13,8 +13,8 @@ from lm_eval_llada.diffusion.estimates import LikelihoodOptions
 from lm_eval_llada.diffusion.masks import MAX_ENUMERATED_LENGTH, enumerate_masks
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions, block_schedule
 from lm_eval_llada.errors import require_whole
+from lm_eval_llada.modeling.block import MLP_CHUNK_BYTES
 from lm_eval_llada.modeling.configuration import LLaDAConfig
-from lm_eval_llada.modeling.model import MLP_CHUNK_BYTES
 
 # Tensors as wide as the residual stream that live at once in a block, keys and values apart: the
 # stream before and after attention, two norms, queries, the output of attention and its projection,
@@ -75,17 +75,19 @@ def pass_work(
         num_keys: Positions that are attended to; None means those that are read.
     """
     keys = num_tokens if num_keys is None else num_keys
-    width, kv_width = config.d_model, _kv_width(config)
+    width, q_width, kv_width = config.d_model, _q_width(config), _kv_width(config)
     keys_values = 2 * 2 * width * kv_width
-    # Queries and the output of attention, then the three matrices of the gated MLP.
-    others = 2 * (2 * width**2 + 3 * width * config.mlp_hidden_size)
+    # Queries and the output of attention, then the three matrices of each gated MLP, and a router.
+    num_mlps = config.num_experts_per_tok or 1
+    mlps = 3 * width * config.mlp_hidden_size * num_mlps + width * config.num_experts
+    others = 2 * (2 * width * q_width + mlps)
     num_inner = config.n_layers - 1
     linear = (
         config.n_layers * num_tokens * keys_values
         + (num_inner * num_tokens + num_rows) * others
         + num_rows * 2 * width * config.embedding_size
     )
-    attention = 4 * (num_inner * num_tokens + num_rows) * keys * width
+    attention = 4 * (num_inner * num_tokens + num_rows) * keys * q_width
     return Work(1, linear, attention)
 
 
@@ -155,18 +157,28 @@ def likelihood_work(
 
 def num_parameters(config: LLaDAConfig) -> int:
     """Numbers in the weights of a model, biases and tied embeddings as the config has them."""
-    width, kv_width, mlp = config.d_model, _kv_width(config), config.mlp_hidden_size
+    width, mlp = config.d_model, config.mlp_hidden_size
+    q_width, kv_width = _q_width(config), _kv_width(config)
     norm = width * (1 + config.norm_bias)
-    layer = 2 * width**2 + 2 * width * kv_width + 3 * width * mlp + 2 * norm
+    num_mlps = config.num_experts or 1
+    layer = 2 * width * q_width + 2 * width * kv_width + 3 * width * mlp * num_mlps + 2 * norm
+    layer += width * config.num_experts + 2 * config.head_dim * config.qk_norm
     if config.include_bias or config.include_qkv_bias:
-        layer += width + 2 * kv_width
-    if config.include_bias:
-        layer += 2 * width + 2 * mlp
+        layer += q_width + 2 * kv_width
+    if config.include_bias or config.attention_out_bias:
+        layer += width
+    if config.include_bias or config.mlp_bias:
+        layer += width + 2 * mlp
     embeddings = 1 if config.weight_tying else 2
     head_bias = config.embedding_size * (config.include_bias and not config.weight_tying)
     return (
         config.n_layers * layer + norm + embeddings * config.embedding_size * width + int(head_bias)
     )
+
+
+def key_value_bytes(config: LLaDAConfig, itemsize: int) -> int:
+    """Bytes of the keys and values of one token in all layers."""
+    return cache_bytes(config, 1, itemsize)
 
 
 def cache_bytes(config: LLaDAConfig, num_tokens: int, itemsize: int) -> int:
@@ -204,9 +216,16 @@ def activation_bytes(
         is_padded: Whether shorter sequences share the batch. Attention then copies what it reads
             and writes, to leave padding out.
     """
-    streams = itemsize * (_STREAMS * config.d_model + 2 * _kv_width(config))
+    width, kv_width = config.d_model, _kv_width(config)
+    # Where queries are narrower, the peak is in the MLP, which holds as many streams without them.
+    q_width = max(width, _q_width(config))
+    streams = itemsize * ((_STREAMS - 2) * width + 2 * q_width + 2 * kv_width)
     # Norms and rotation of narrower types go through a copy in float32.
-    copies = _FLOAT32 * config.d_model if itemsize < _FLOAT32 else 0
+    copied = q_width if config.rope_full_precision else width
+    copies = _FLOAT32 * copied if itemsize < _FLOAT32 else 0
+    # The router's logits, their softmax, and tokens of an expert with what it makes of them.
+    if config.num_experts:
+        copies += config.num_experts * (itemsize + _FLOAT32) + 3 * itemsize * width
     angles = _FLOAT32 * config.head_dim
     # A single row goes through even where it is larger than a chunk.
     row = config.mlp_hidden_size * itemsize
@@ -216,7 +235,7 @@ def activation_bytes(
     pair = config.n_heads * (2 * itemsize + _FLOAT32) if attention == "eager" else 0
     scores = num_tokens**2 * pair
     if is_padded:
-        streams += itemsize * (2 * config.d_model + 2 * _kv_width(config))
+        streams += itemsize * (2 * q_width + 2 * kv_width)
     return num_tokens * (streams + copies + angles) + mlp + logits + scores
 
 
@@ -273,6 +292,10 @@ def _copies(cfg_scale: float) -> int:
 def _draws_repeat(target_length: int, mc_num: int) -> bool:
     """Whether there are no more different masks than draws, so that all of them bound the cost."""
     return target_length <= MAX_ENUMERATED_LENGTH and 2**target_length - 1 <= mc_num
+
+
+def _q_width(config: LLaDAConfig) -> int:
+    return config.n_heads * config.head_dim
 
 
 def _kv_width(config: LLaDAConfig) -> int:

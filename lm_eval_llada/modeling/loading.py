@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from transformers import BitsAndBytesConfig
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    is_bitsandbytes_available,
-)
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, is_bitsandbytes_available
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
+from lm_eval_llada.modeling.families import find_family
 from lm_eval_llada.modeling.model import LLaDAForMaskedLM, check_attention
+from lm_eval_llada.modeling.weights import check_weights, read_json, tensor_names
 from lm_eval_llada.rope import RopeChoice
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "8bit", "4bit")
 _CONFIG_NAME = "config.json"
-_MODEL_FILES = [_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, "*.safetensors"]
-_MAX_NAMES = 6
 _ATTENTION_NAMES = ("attn_implementation", "_attn_implementation")
-_FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+_MODEL_FILES = [_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, "*.safetensors"]
 
 
 def load_config(checkpoint: str | os.PathLike[str], *, revision: str | None = None) -> LLaDAConfig:
@@ -43,7 +38,7 @@ def load_config(checkpoint: str | os.PathLike[str], *, revision: str | None = No
 
     Raises:
         ValueError: if there is no such checkpoint, its config.json is missing, is not JSON, is of
-            another model type, or holds values that the model cannot run with.
+            no known family, or holds values that the model cannot run with.
     """
     return _read_config(_fetch(checkpoint, revision, [_CONFIG_NAME]))
 
@@ -96,12 +91,13 @@ def load_model(
         config = load_config(checkpoint, revision=revision)
     if rope is not None:
         config, _ = apply_rope(config, rope)
-    if tp is not None and config.n_kv_heads % tp:
-        raise ValueError(f"tp={tp} does not divide the {config.n_kv_heads} key-value heads.")
+    if tp is not None:
+        _check_parallel(config, tp)
     if attn_implementation == "flash_attention_2":
         _check_flash_dtype(config.dtype if dtype == "auto" else dtype)
     folder = _fetch(checkpoint, revision, _MODEL_FILES)
     if not is_checked:
+        config = _answered(config, folder)
         check_weights(folder, config)
     if quantization != "none":
         placement["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{quantization}": True})
@@ -128,50 +124,6 @@ def check_quantization(quantization: str) -> None:
         )
 
 
-def check_weights(folder: str | os.PathLike[str], config: LLaDAConfig) -> None:
-    """Compares the tensors that the files declare with those that the config asks for.
-
-    Only the headers of the files are read, so this takes milliseconds at any size.
-
-    Args:
-        folder: holds model.safetensors, or model.safetensors.index.json and its shards.
-        config: what the weights must fit.
-
-    Raises:
-        ValueError: naming the missing, surplus and misshapen tensors, or the unreadable file.
-    """
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for file in _weight_files(Path(folder)):
-        found |= _read_header(file)
-    try:
-        with torch.device("meta"):
-            model = LLaDAForMaskedLM(config)
-    except RuntimeError as error:
-        # torch counts the bytes of a tensor in 64 bits.
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{folder}: no model has the sizes of its config.json: {reason}"
-        ) from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "surplus": sorted(found.keys() - expected.keys()),
-        "misshapen": [
-            f"{name} {found[name][0]} instead of {shape}"
-            for name, shape in expected.items()
-            if name in found and found[name][0] != shape
-        ],
-        "not floating point": [
-            f"{name} {found[name][1]}"
-            for name in expected
-            if name in found and found[name][1] not in _FLOAT_TYPES
-        ],
-    }
-    lines = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
-    if lines:
-        raise ValueError(f"The weights in {folder} do not fit its config.json. " + ". ".join(lines))
-
-
 def _fetch(checkpoint: str | os.PathLike[str], revision: str | None, patterns: list[str]) -> Path:
     """The folder that holds the files, downloaded if the checkpoint is a hub id."""
     name = resolve_checkpoint(checkpoint)
@@ -192,82 +144,28 @@ def _read_config(folder: Path) -> LLaDAConfig:
     path = folder / _CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"{folder} has no {_CONFIG_NAME}, so it is not a checkpoint.")
-    values = _read_json(path)
-    if values.get("model_type") != LLaDAConfig.model_type:
-        raise ValueError(
-            f"{path} says model_type={values.get('model_type')!r}; this model reads "
-            f"{LLaDAConfig.model_type!r} checkpoints only; causal models run under --model hf_rope."
-        )
+    values = read_json(path)
     for name in _ATTENTION_NAMES:
         # How to compute is for this run to say, not for the one that saved the file.
         values.pop(name, None)
     try:
-        return LLaDAConfig(**values)
+        row = find_family(values)
+        names = tensor_names(folder) if row.leaves_open(values) else []
+        return LLaDAConfig(**row.native_config(values, names))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(values).__name__}.")
-    return values
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers will read: the single file, else those of the index.
-
-    A folder that holds both, complete, is refused: one of the two is left from an earlier save, and
-    nothing says which.
-    """
-    single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
-    if not index.is_file():
-        if not single.is_file():
-            raise ValueError(f"{folder} has neither {single.name} nor {index.name}.")
-        return [single]
-    content = _read_json(index)
-    weight_map = content.get("weight_map")
-    # transformers asks for the metadata, too.
-    if not isinstance(weight_map, dict) or not isinstance(content.get("metadata"), dict):
-        raise ValueError(f"{index} has no weight_map or no metadata; copy or download it again.")
-    elsewhere = {
-        repr(name)
-        for name in weight_map.values()
-        if not isinstance(name, str) or Path(name).name != name
-    }
-    if elsewhere:
-        raise ValueError(
-            f"{index} names what is no file of its folder: {_listed(sorted(elsewhere))}."
-        )
-    files = sorted({folder / name for name in weight_map.values()})
-    absent = [file.name for file in files if not file.is_file()]
-    if single.is_file():
-        if not absent and single not in files:
-            raise ValueError(
-                f"{folder} holds {single.name} and the shards of {index.name}; delete whichever is "
-                f"older."
-            )
-        return [single]
-    if absent:
-        raise ValueError(f"{index} names {len(absent)} missing files: {_listed(absent)}.")
-    return files
-
-
-def _read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each tensor; safetensors checks that the file is as long as it says."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is truncated or corrupt ({error}); copy or download it again."
-        ) from error
+def _answered(config: LLaDAConfig, folder: Path) -> LLaDAConfig:
+    """The config with what tensors say where a config.json that came before them is silent."""
+    values = read_json(folder / _CONFIG_NAME)
+    silent = config.row.leaves_open(values)
+    if silent:
+        config = copy.deepcopy(config)
+        found = config.row.native_config(values, tensor_names(folder))
+        for name in silent:
+            setattr(config, name, found[name])
+    return config
 
 
 def _checked_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
@@ -303,6 +201,15 @@ def _placement(
         raise ValueError(f"device={device!r} is not a device of torch: {error}") from error
 
 
+def _check_parallel(config: LLaDAConfig, tp: int) -> None:
+    if config.n_kv_heads % tp:
+        raise ValueError(f"tp={tp} does not divide the {config.n_kv_heads} key-value heads.")
+    if config.num_experts:
+        raise ValueError(
+            f"tp={tp} has no plan for a mixture of experts; use device_map=auto to spread it."
+        )
+
+
 def _tensor_parallel(tp: int) -> Any:
     # Imported here: the first releases of transformers 5 do not have it, and only tp needs it.
     from transformers.distributed import DistributedConfig
@@ -316,9 +223,3 @@ def _tensor_parallel(tp: int) -> Any:
             f"torchrun --nproc_per_node={tp}."
         )
     return DistributedConfig(tp_size=tp, tp_plan="auto")
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more

@@ -8,29 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple, is_flash_attn_2_available
 
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.errors import unknown_choice
-from lm_eval_llada.modeling.attention import (
-    Rows,
-    attend,
-    attention_mask_for,
-    locate_rows,
-    window_rows,
-)
+from lm_eval_llada.modeling.attention import attention_mask_for, locate_rows, window_rows
+from lm_eval_llada.modeling.block import LLaDABlock, LLaDARMSNorm
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.copies import mesh_of_copies
 from lm_eval_llada.modeling.inputs import check_shapes
-from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding, rotate
+from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
-
-MLP_CHUNK_BYTES = 256 * 2**20
-"""Largest intermediate tensor of an MLP; longer inputs go through it in chunks of rows."""
 
 
 def check_attention(implementation: str) -> None:
@@ -49,110 +40,6 @@ def check_attention(implementation: str) -> None:
         )
 
 
-class LLaDARMSNorm(nn.Module):
-    """x / rms(x) in float32, rounded to the dtype of x, times a weight."""
-
-    def __init__(self, config: LLaDAConfig) -> None:
-        """Weight one, and bias zero if the config has one."""
-        super().__init__()
-        self.eps = config.rms_norm_eps
-        self.weight = nn.Parameter(torch.ones(config.d_model))
-        self.bias = nn.Parameter(torch.zeros(config.d_model)) if config.norm_bias else None
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normalised states, shape of `hidden_states`."""
-        # Without a weight the kernel rounds before the product, as the official code does.
-        normed = F.rms_norm(hidden_states, self.weight.shape, None, self.eps) * self.weight
-        return normed if self.bias is None else normed + self.bias
-
-
-class LLaDABlock(GradientCheckpointingLayer):
-    """Pre-norm attention and gated MLP, each added to the residual stream."""
-
-    is_causal = False
-
-    def __init__(self, config: LLaDAConfig, layer_idx: int) -> None:
-        """Layer number `layer_idx` of a model with this config."""
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.scaling = config.head_dim**-0.5
-        self.num_key_value_groups = config.n_heads // config.n_kv_heads
-        width, kv_width = config.d_model, config.n_kv_heads * config.head_dim
-        qkv_bias = config.include_bias or config.include_qkv_bias
-        self.attn_norm = LLaDARMSNorm(config)
-        self.q_proj = nn.Linear(width, width, bias=qkv_bias)
-        self.k_proj = nn.Linear(width, kv_width, bias=qkv_bias)
-        self.v_proj = nn.Linear(width, kv_width, bias=qkv_bias)
-        self.attn_out = nn.Linear(width, width, bias=config.include_bias)
-        self.ff_norm = LLaDARMSNorm(config)
-        self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=config.include_bias)
-        self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=config.include_bias)
-        self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=config.include_bias)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Any = None,
-        rows: Rows | None = None,
-        cache: KeyValueCache | None = None,
-        window: Tensor | None = None,
-    ) -> Tensor:
-        """The residual stream after this block.
-
-        Args:
-            hidden_states: (batch, seq, d_model).
-            cos: float32 (1 or batch, seq, head_dim / 2).
-            sin: like `cos`.
-            mask: from `attention_mask_for`, with the same `rows`.
-            rows: positions to go on with. Keys and values still come from all positions.
-            cache: keeps keys and values. A filled one also brings those of all other positions.
-            window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
-
-        Returns:
-            (batch, seq, d_model), or (num_rows, d_model) with `rows`.
-        """
-        normed = self.attn_norm(hidden_states)
-        key = rotate(self._heads(self.k_proj(normed)), cos[:, :, None], sin[:, :, None])
-        value = self._heads(self.v_proj(normed))
-        if cache is not None and window is not None:
-            key, value = cache.replace(self.layer_idx, key, value, window)
-        elif cache is not None:
-            cache.fill(self.layer_idx, key, value)
-        if rows is not None:
-            # From here on tensors are (num_rows, ...): indexing copies them contiguously, which
-            # a linear layer in bfloat16 on CPU can need to stay off a far slower path.
-            chosen = (rows.batch, rows.position)
-            hidden_states, normed = hidden_states[chosen], normed[chosen]
-            cos, sin = (t.expand(len(key), -1, -1)[chosen] for t in (cos, sin))
-        query = rotate(self._heads(self.q_proj(normed)), cos[..., None, :], sin[..., None, :])
-        attended = self.attn_out(attend(self, query, key, value, mask, rows))
-        hidden_states = hidden_states + attended
-        return hidden_states + self._mlp(self.ff_norm(hidden_states))
-
-    def _mlp(self, normed: Tensor) -> Tensor:
-        """The gated MLP. It works row by row, so long inputs go through in parts that fit."""
-        row_bytes = self.ff_proj.out_features * normed.element_size()
-        num_rows = max(1, MLP_CHUNK_BYTES // row_bytes)
-        if torch.is_grad_enabled() or normed[..., 0].numel() <= num_rows:
-            return self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed))
-        flat = normed.flatten(0, -2)
-        output = torch.empty_like(flat)
-        for start in range(0, len(flat), num_rows):
-            part = flat[start : start + num_rows]
-            output[start : start + num_rows] = self.ff_out(
-                F.silu(self.ff_proj(part)) * self.up_proj(part)
-            )
-        return output.view_as(normed)
-
-    def _heads(self, states: Tensor) -> Tensor:
-        """Splits the last dimension into heads; under tensor parallelism, into this rank's."""
-        return states.unflatten(-1, (-1, self.head_dim))
-
-
 class LLaDABackbone(nn.Module):
     """Holds the weights under `transformer`, as the official checkpoints name them."""
 
@@ -162,7 +49,7 @@ class LLaDABackbone(nn.Module):
         modules: dict[str, nn.Module] = {
             "wte": nn.Embedding(config.embedding_size, config.d_model),
             "blocks": nn.ModuleList(LLaDABlock(config, n) for n in range(config.n_layers)),
-            "ln_f": LLaDARMSNorm(config),
+            "ln_f": LLaDARMSNorm(config.d_model, config.rms_norm_eps, config.norm_bias),
         }
         if not config.weight_tying:
             modules["ff_out"] = nn.Linear(
@@ -212,6 +99,36 @@ class LLaDAForMaskedLM(PreTrainedModel):
         self.model = LLaDABackbone(config)
         self.rotary = LLaDARotaryEmbedding(config)
         self.post_init()
+        if config.weight_tying:
+            # Loading compares a head that is stored all the same with the embedding.
+            self._keys_to_ignore_on_load_unexpected = {r"^model\.transformer\.ff_out\.weight$"}
+        # A training run goes on from what `save_pretrained` wrote.
+        self.register_load_state_dict_pre_hook(_rename_to_native)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
+    ) -> LLaDAForMaskedLM:
+        """As transformers' own, for checkpoints of any family."""
+        if not isinstance(config, LLaDAConfig):
+            named = {k: kwargs[k] for k in ("revision", "subfolder", "cache_dir") if k in kwargs}
+            config = LLaDAConfig.from_pretrained(config or pretrained_model_name_or_path, **named)
+        if mapping := config.row.key_mapping:
+            kwargs["key_mapping"] = mapping
+        return super().from_pretrained(
+            pretrained_model_name_or_path, *args, config=config, **kwargs
+        )
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, *, state_dict: Any = None, **kwargs: Any
+    ) -> None:
+        """As transformers' own, under the names of the checkpoint's family."""
+        row = self.config.row
+        if row.tensors:
+            named = self.state_dict() if state_dict is None else state_dict
+            state_dict = {row.own_name(name): tensor for name, tensor in named.items()}
+            kwargs["save_original_format"] = False
+        super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
 
     @classmethod
     def prepare_distribute_model(cls, distributed_config: Any, device_map: Any = None) -> Any:
@@ -340,6 +257,8 @@ class LLaDAForMaskedLM(PreTrainedModel):
             position_ids,
             None if is_window else attention_mask,
         )
+        if not self.config.rope_full_precision:
+            cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
         implementation = self.config._attn_implementation
         key_length = cache.key_length if is_window and cache is not None else input_ids.shape[1]
         masking = (implementation, hidden_states, key_length, attention_mask, document_ids)
@@ -393,6 +312,17 @@ def as_denoiser(
         mask_token_id,
         pad_token_id,
         model.device if device is None else device,
+        shift=model.config.shift,
         new_cache=KeyValueCache,
         stats=DenoiserStats() if stats is None else stats,
     )
+
+
+def _rename_to_native(
+    model: LLaDAForMaskedLM, state_dict: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    """Gives tensors of a state the names that modules here have."""
+    row = model.config.row
+    for name in list(state_dict) if row.tensors else ():
+        if (native := row.native_name(name)) != name:
+            state_dict[native] = state_dict.pop(name)

@@ -20,20 +20,20 @@ def default_inv_freq(rope_theta: float, head_dim: int) -> Tensor:
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the split halves of each head by the given angles, computed in float32.
+    """Rotates the split halves of each head by the given angles, computed in their dtype.
 
     Pair n is dimensions n and n + head_dim / 2: (x1, x2) becomes
     (x1·cos - x2·sin, x2·cos + x1·sin).
 
     Args:
         states: queries or keys, (..., heads, head_dim).
-        cos: float32, broadcastable to (..., 1, head_dim / 2).
+        cos: broadcastable to (..., 1, head_dim / 2); float32, or the dtype of `states`.
         sin: like `cos`.
 
     Returns:
         Rotated states, shape and dtype of `states`.
     """
-    first, second = states.float().chunk(2, dim=-1)
+    first, second = states.to(cos.dtype).chunk(2, dim=-1)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(states.dtype)
 

@@ -13,7 +13,12 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval_llada.diffusion.sampler import CACHES
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
 from lm_eval_llada.modeling import find_config
-from lm_eval_llada.modeling.cost import Work, cache_bytes, num_parameters
+from lm_eval_llada.modeling.cost import (
+    Work,
+    cache_bytes,
+    key_value_bytes,
+    num_parameters,
+)
 from lm_eval_llada.plan.costs import GB, CostModel
 from lm_eval_llada.plan.hardware import Hardware
 from lm_eval_llada.plan.requests import Request, RunPlan, TaskPlan, plan_run
@@ -33,7 +38,7 @@ def describe(namespace: argparse.Namespace) -> str:
         ValueError: If an argument is wrong, a task does not exist, or the model is not ours.
     """
     hardware = Hardware(**{name: getattr(namespace, name) for name in _OWN_ARGUMENTS})
-    if namespace.model != "llada":
+    if namespace.model not in ("llada", "mdlm"):
         raise ValueError(f"plan knows the cost of --model llada only; got {namespace.model!r}.")
     config = _run_config(namespace)
     beside = {name: getattr(config, name) for name in ("batch_size", "max_batch_size", "device")}
@@ -74,7 +79,8 @@ def _assumptions(costs: CostModel, plan: RunPlan, dtype: str, note: str | None) 
     parameters = num_parameters(config)
     lines = [
         f"Model: {parameters:,} parameters in {dtype}, "
-        f"{_gb(parameters * costs.itemsize)} of weights.",
+        f"{_gb(parameters * costs.itemsize)} of weights; keys and values take "
+        f"{key_value_bytes(config, costs.itemsize) / 1024:g} KiB a token.",
         f"{hardware.tflops:g} TFLOP/s on each GPU (--tflops), an assumption. Real efficiency is "
         "lower where contexts are short or batches small, and any below a GPU's peak: measure it.",
         "Every step of every request runs: no text ends early, no two requests are equal, and "

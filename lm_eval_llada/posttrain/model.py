@@ -84,6 +84,8 @@ class LLaDAForPosttraining(LLaDAForMaskedLM):
     def _losses(self, targets: Tensor, input_ids: Tensor, **inputs: Any) -> Tensor:
         """Cross-entropy of each row, float32 (num_rows,)."""
         self._targets = targets
+        if self.config.shift:
+            inputs["rows"] = _rows_before(inputs["rows"], inputs.get("document_ids"))
         try:
             return super().forward(input_ids, **inputs).logits
         finally:
@@ -95,6 +97,19 @@ class LLaDAForPosttraining(LLaDAForMaskedLM):
         if self._targets is None:
             return head(hidden_states)
         return row_losses(head, hidden_states, self._targets, self.config.embedding_size)
+
+
+def _rows_before(rows: Tensor, document_ids: Tensor | None) -> Tensor:
+    """The rows whose logits are those of the tokens at `rows`, in a model that shifts.
+
+    The first token of a document has no row before it and is read from its own.
+    """
+    batch, position = rows.unbind(1)
+    before = (position - 1).clamp(min=0)
+    if document_ids is not None:
+        is_inside = document_ids[batch, before] == document_ids[batch, position]
+        before = torch.where(is_inside, before, position)
+    return torch.stack([batch, before], dim=1)
 
 
 def extended_config(options: PosttrainOptions) -> tuple[LLaDAConfig, ResolvedRope]:

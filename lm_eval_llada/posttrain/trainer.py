@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
+from lm_eval_llada.engine.tokenization import checked_mask_token
 from lm_eval_llada.posttrain.document_stream import StreamOptions, open_documents
 from lm_eval_llada.posttrain.evaluation import NeedleCheck
 from lm_eval_llada.posttrain.model import (
@@ -275,8 +276,12 @@ def run(options: PosttrainOptions) -> list[dict[str, float]]:
     transformers.set_seed(options.seed)
     tokenizer = load_tokenizer(options.tokenizer, options.pretrained, options.revision)
     model = load_for_training(options)
+    config: Any = model.config
+    if config.mask_token_id is None:
+        name = options.tokenizer or options.pretrained
+        config.mask_token_id = checked_mask_token(tokenizer, config, name)
     share = Share(args.per_device_train_batch_size, args.process_index, args.world_size)
-    stream = make_stream(options, tokenizer, model.config, share)
+    stream = make_stream(options, tokenizer, config, share)
     per_rank = args.per_device_train_batch_size * args.gradient_accumulation_steps
     identity = {**options.identity(), "global_batch": per_rank * args.world_size}
     output = Path(options.output)

@@ -16,7 +16,7 @@ from lm_eval_llada.report.files import Found, ResultFile, SampleFile, Skipped
 from lm_eval_llada.report.frontier import rope_label
 from lm_eval_llada.report.samples import Sample, read_samples
 
-_KINDS = {"llada": "diffusion", "hf_rope": "causal", "hf": "causal"}
+_KINDS = {"llada": "diffusion", "mdlm": "diffusion", "hf_rope": "causal", "hf": "causal"}
 # Model arguments that leave the scores as they are: where and how fast a run is made.
 _NEUTRAL = ("batch_size", "max_batch_size", "device", "device_map", "tp")
 _NO_FILTER = "none"

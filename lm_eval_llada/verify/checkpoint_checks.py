@@ -20,6 +20,7 @@ from lm_eval_llada.engine.loading import Checkpoint, load_weights, open_checkpoi
 from lm_eval_llada.engine.ranks import choose_device
 from lm_eval_llada.errors import require_whole
 from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_config
+from lm_eval_llada.modeling.families import DEFAULT_FAMILY
 from lm_eval_llada.verify.logit_comparison import native_logits
 from lm_eval_llada.verify.model_checks import (
     FAILED,
@@ -160,8 +161,9 @@ def _opened(
 
 def _facts(config: LLaDAConfig) -> str:
     extended = f", extended by λ = {config.rope_scale:g}" if config.rope_scale != 1 else ""
+    family = "" if config.family == DEFAULT_FAMILY else f"a {config.family} checkpoint: "
     return (
-        f"{config.n_layers} layers of width {config.d_model}, {config.n_heads} heads of "
+        f"{family}{config.n_layers} layers of width {config.d_model}, {config.n_heads} heads of "
         f"{config.head_dim}, {config.n_kv_heads} key-value heads, {config.vocab_size} tokens, "
         f"mask id {config.mask_token_id}, trained context {config.train_length}; rope_theta "
         f"{config.rope_theta:g}, rope_type {config.rope_parameters['rope_type']}{extended}, the "
@@ -228,7 +230,7 @@ class _Ours:
             # The base with its λ: the official code reads it at this place and knows no other way.
             config={
                 "rope_theta": config.rope_theta,
-                "max_sequence_length": config.max_sequence_length,
+                config.row.own_key("max_sequence_length"): config.max_sequence_length,
             },
             prompts=[prompt.ids.tolist() for prompt in checks.prompts],
             rows=[prompt.rows.tolist() for prompt in checks.prompts],

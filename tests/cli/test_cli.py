@@ -176,10 +176,11 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_defaults_fill_what_is_not_given(tmp_path) -> None:
-    namespace = parsed("--tasks", "niah_tiny")
+@pytest.mark.parametrize("model", [None, "mdlm"])
+def test_defaults_fill_what_is_not_given(tmp_path, model) -> None:
+    namespace = parsed("--tasks", "niah_tiny", *(("--model", model) if model else ()))
     cli_run.fill_in(namespace, tmp_path)
-    assert namespace.model == "llada"
+    assert namespace.model == (model or "llada")
     assert namespace.model_args == {"pretrained": DEFAULT_CHECKPOINT}
     assert (namespace.batch_size, namespace.device) == ("auto", "auto")
     assert namespace.include_path == [str(tmp_path / "shipped")]

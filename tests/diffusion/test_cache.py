@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -18,10 +16,10 @@ from lm_eval_llada.modeling import (
     apply_rope,
     as_denoiser,
 )
-from lm_eval_llada.modeling import model as model_module
+from lm_eval_llada.modeling import block as block_module
 from lm_eval_llada.rope import RopeChoice
 from tests.helpers.attention import packed_attention
-from tests.helpers.llada_models import SHAPES, assert_close, make_model, plain_forward, tokens
+from tests.helpers.llada_models import ROWS, SHAPES, assert_close, make_model, plain_forward, tokens
 
 MASK, EOS = 96, 0
 LENGTHS = (17, 12, 17)
@@ -127,7 +125,7 @@ def test_an_mlp_in_parts_computes_the_same(monkeypatch):
         lambda module, given, output: calls.append(len(given[0]))
     )
     # 80 numbers of 4 bytes a row.
-    monkeypatch.setattr(model_module, "MLP_CHUNK_BYTES", 20 * 320)
+    monkeypatch.setattr(block_module, "MLP_CHUNK_BYTES", 20 * 320)
     assert_close(model(ids).logits, whole, 1e-5)
     assert calls == [20, 20, 11]
 
@@ -222,12 +220,12 @@ def test_passes_after_the_first_of_a_block_read_the_window_only():
     assert stats.num_tokens == 3 * 14 + 3 * 9 + 3 * 5
 
 
+@pytest.mark.parametrize("shape", ROWS)
 @pytest.mark.parametrize("prompts", [PROMPTS, [tokens(0), *PROMPTS], [tokens(0)]])
-def test_a_shifted_window_right_after_a_fill_gives_the_logits_of_the_exact_pass(prompts):
-    denoiser, cache = (
-        replace(as_denoiser(make_model(n_layers=3), mask_token_id=MASK), shift=True),
-        KeyValueCache(),
-    )
+def test_a_window_right_after_a_fill_gives_the_logits_of_the_exact_pass(shape, prompts):
+    model, cache = make_model(**ROWS[shape]), KeyValueCache()
+    denoiser = as_denoiser(model, mask_token_id=MASK)
+    assert denoiser.shift == (shape == "dream")
     lengths = [len(prompt) for prompt in prompts]
     sequences = [torch.cat([prompt, torch.full((6,), MASK)]) for prompt in prompts]
     for start, end in ((0, 3), (3, 6)):

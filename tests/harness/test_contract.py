@@ -97,7 +97,7 @@ def test_a_gpu_that_nobody_asked_for_means_auto(random_checkpoint) -> None:
 
 
 def test_other_models_still_resolve_beside_ours() -> None:
-    assert get_model("llada") is LLaDALM
+    assert get_model("llada") is get_model("mdlm") is LLaDALM
     assert get_model("hf").__name__ == "HFLM"
 
 

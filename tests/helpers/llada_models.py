@@ -9,8 +9,28 @@ import torch
 from torch import Tensor
 
 from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
+from lm_eval_llada.modeling.families import family_named
 
+
+def of_family(name: str, **changes: Any) -> dict[str, Any]:
+    """What a row of the table makes of the sizes below."""
+    return {"family": name, **family_named(name).settings, "n_kv_heads": 2, **changes}
+
+
+# One model for each row of the table of families.
+ROWS = {
+    "llada": {},
+    "illada": of_family("iLLaDA", weight_tying=True),
+    "dream": of_family("Dream"),
+    "a2d_qwen3": of_family("A2D-Qwen3", head_dim=16, weight_tying=True),
+    "a2d_qwen2": of_family("A2D-Qwen2", weight_tying=True),
+    "a2d_llama": of_family(
+        "A2D-LLaMA", head_dim=8, include_qkv_bias=True, attention_out_bias=True, mlp_bias=True
+    ),
+    "llada_moe": of_family("LLaDA-MoE", qk_norm=True, num_experts=5, num_experts_per_tok=2),
+}
 SHAPES = {
+    **ROWS,
     "mha": {},
     "gqa": {"n_kv_heads": 2},
     "mqa": {"multi_query_attention": True},
@@ -59,7 +79,7 @@ def plain_forward(
     what ``kept`` holds from before; only the window's logits mean something then.
     """
     config, weights = model.config, dict(model.named_parameters())
-    head_dim = config.d_model // config.n_heads
+    head_dim = config.head_dim
     group = config.n_heads // config.n_kv_heads
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -80,6 +100,16 @@ def plain_forward(
                 turned[position, n + head_dim // 2] = b * math.cos(angle) + a * math.sin(angle)
         return turned
 
+    def experts(block: str, token: Tensor) -> Tensor:
+        shares = linear(f"{block}.router", token).softmax(-1)
+        output = torch.zeros_like(token)
+        for number in shares.argsort(descending=True)[: config.num_experts_per_tok]:
+            expert = f"{block}.experts.{number}"
+            gate = linear(f"{expert}.gate_proj", token)
+            up = gate * gate.sigmoid() * linear(f"{expert}.up_proj", token)
+            output += shares[number] * linear(f"{expert}.down_proj", up)
+        return output
+
     x = weights["model.transformer.wte.weight"][ids]
     for layer in range(config.n_layers):
         block = f"model.transformer.blocks.{layer}"
@@ -94,10 +124,16 @@ def plain_forward(
         for head in range(config.n_heads):
             own = slice(head * head_dim, (head + 1) * head_dim)
             shared = slice(head // group * head_dim, (head // group + 1) * head_dim)
-            scores = rope(q[:, own]) @ rope(k[:, shared]).T / math.sqrt(head_dim)
+            query, key = q[:, own], k[:, shared]
+            if config.qk_norm:
+                query, key = norm(f"{block}.q_norm", query), norm(f"{block}.k_norm", key)
+            scores = rope(query) @ rope(key).T / math.sqrt(head_dim)
             heads.append(scores.softmax(-1) @ v[:, shared])
         x = x + linear(f"{block}.attn_out", torch.cat(heads, -1))
         h = norm(f"{block}.ff_norm", x)
+        if config.num_experts:
+            x = x + torch.stack([experts(block, token) for token in h])
+            continue
         gate = linear(f"{block}.ff_proj", h)
         x = x + linear(f"{block}.ff_out", gate * gate.sigmoid() * linear(f"{block}.up_proj", h))
     x = norm("model.transformer.ln_f", x)

@@ -26,11 +26,14 @@ Denoise = Callable[..., Tensor]
 
 
 def whole_forward(model: LLaDAForMaskedLM) -> Denoise:
-    """A model as the loops call it."""
+    """A model as the loops call it: each position's row holds the logits of its token."""
 
     @torch.no_grad()
     def denoise(input_ids: Tensor, *, attention_mask: Tensor | None) -> Tensor:
-        return model(input_ids, attention_mask=attention_mask).logits.flatten(0, 1).float()
+        logits = model(input_ids, attention_mask=attention_mask).logits
+        if model.config.shift:
+            logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+        return logits.flatten(0, 1).float()
 
     return denoise
 

@@ -24,7 +24,7 @@ from lm_eval_llada.modeling import (
     LLaDAConfig,
     as_denoiser,
 )
-from lm_eval_llada.modeling import model as model_module
+from lm_eval_llada.modeling import block as block_module
 from lm_eval_llada.modeling.cost import (
     Work,
     activation_bytes,
@@ -35,7 +35,7 @@ from lm_eval_llada.modeling.cost import (
     pass_work,
     peak_bytes,
 )
-from tests.helpers.llada_models import SHAPES, SIZES, make_model, tokens
+from tests.helpers.llada_models import ROWS, SHAPES, SIZES, make_model, tokens
 
 LLADA_8B = LLaDAConfig(mlp_hidden_size=12288)
 GIB = 2**30
@@ -178,27 +178,34 @@ class LiveStorage(TorchDispatchMode):
 
 # A size at which streams, chunks of the MLP, and attention of more than one block all show.
 MEMORY_SIZES = {**SIZES, "d_model": 256, "n_heads": 8, "mlp_hidden_size": 768, "n_layers": 3}
+MEMORY_SHAPES = {
+    "mha": {},
+    "gqa": {"n_kv_heads": 2},
+    **{name: ROWS[name] for name in ("dream", "a2d_llama", "llada_moe")},
+    "a2d_qwen3": {**ROWS["a2d_qwen3"], "head_dim": 64},
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("n_kv_heads", [8, 2])
+@pytest.mark.parametrize("shape", MEMORY_SHAPES)
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_activations_stay_within_the_estimate_and_near_it(
-    monkeypatch, dtype: torch.dtype, n_kv_heads: int, is_chunked: bool
+    monkeypatch, dtype: torch.dtype, shape: str, is_chunked: bool
 ) -> None:
     length, num_rows = 512, 16
     if is_chunked:
         chunk = 64 * 768 * dtype.itemsize
-        monkeypatch.setattr(model_module, "MLP_CHUNK_BYTES", chunk)
+        monkeypatch.setattr(block_module, "MLP_CHUNK_BYTES", chunk)
         monkeypatch.setattr("lm_eval_llada.modeling.cost.MLP_CHUNK_BYTES", chunk)
-    model = make_model(**MEMORY_SIZES, n_kv_heads=n_kv_heads).to(dtype)
+    model = make_model(**{**MEMORY_SIZES, **MEMORY_SHAPES[shape]}).to(dtype)
     rows = torch.tensor([[0, position] for position in range(num_rows)])
     ids = tokens(1, length)
     with torch.no_grad(), LiveStorage() as live:
         model(ids, rows=rows)
     estimate = activation_bytes(model.config, length, num_rows, dtype.itemsize)
     assert live.peak <= 1.02 * estimate
-    assert live.peak >= 0.75 * estimate
+    # Of experts, the estimate has one that gets all tokens.
+    assert live.peak >= (0.6 if model.config.num_experts else 0.75) * estimate
 
 
 def test_a_full_cache_holds_the_keys_and_values_of_every_layer() -> None:

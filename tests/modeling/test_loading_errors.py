@@ -51,7 +51,10 @@ def folder(tmp_path) -> Path:
         ({"mask_token_id": 60}, "mask_token_id=60 is outside the 60 tokens"),
         ({"n_layers": 0}, "n_layers must be a whole number of at least 1"),
         ({"head_dim": 16}, "head_dim=16 is not d_model / n_heads = 8"),
-        ({"model_type": "llama"}, "model_type='llama'; this model reads 'llada'.*--model hf_rope"),
+        (
+            {"model_type": "llama"},
+            "model_type='llama'; this model reads 'llada', .*--model hf_rope",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_run_is_an_error_naming_the_file(folder, changes, message):

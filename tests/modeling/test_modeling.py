@@ -13,6 +13,7 @@ from lm_eval_llada.modeling import (
     as_denoiser,
 )
 from tests.helpers.llada_models import (
+    ROWS,
     SHAPES,
     SIZES,
     assert_close,
@@ -48,7 +49,7 @@ def test_attention_sees_later_tokens(model):
     assert (model(ids).logits[0, 0] - model(changed).logits[0, 0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("shape", ["gqa", "tied", "all_biases", "one_layer"])
+@pytest.mark.parametrize("shape", [*ROWS, "gqa", "tied", "all_biases", "one_layer"])
 def test_rows_equal_the_full_logits_gathered(shape):
     model, ids = make_model(**SHAPES[shape]), tokens(3, 10)
     # Unsorted, uneven between sequences, one sequence absent, one row twice.

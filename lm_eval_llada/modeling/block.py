@@ -1,0 +1,140 @@
+"""One layer of the model: attention and a gated MLP, or a mixture of them, each after a norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lm_eval_llada.modeling.attention import Rows, attend
+from lm_eval_llada.modeling.cache import KeyValueCache
+from lm_eval_llada.modeling.configuration import LLaDAConfig
+from lm_eval_llada.modeling.experts import Experts
+from lm_eval_llada.modeling.rotary import rotate
+
+MLP_CHUNK_BYTES = 256 * 2**20
+"""Largest intermediate tensor of an MLP; longer inputs go through it in chunks of rows."""
+
+
+class LLaDARMSNorm(nn.Module):
+    """x / rms(x) in float32, rounded to the dtype of x, times a weight."""
+
+    def __init__(self, width: int, eps: float, bias: bool = False) -> None:
+        """Weight one, and bias zero if there is to be one."""
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normalised states, shape of `hidden_states`."""
+        # Without a weight the kernel rounds before the product, as the official code does.
+        normed = F.rms_norm(hidden_states, self.weight.shape, None, self.eps) * self.weight
+        return normed if self.bias is None else normed + self.bias
+
+
+class LLaDABlock(GradientCheckpointingLayer):
+    """Pre-norm attention and gated MLP, each added to the residual stream."""
+
+    is_causal = False
+
+    def __init__(self, config: LLaDAConfig, layer_idx: int) -> None:
+        """Layer number `layer_idx` of a model with this config."""
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        self.num_key_value_groups = config.n_heads // config.n_kv_heads
+        self.mlp_hidden_size = config.mlp_hidden_size
+        width, q_width = config.d_model, config.n_heads * config.head_dim
+        kv_width = config.n_kv_heads * config.head_dim
+        qkv_bias = config.include_bias or config.include_qkv_bias
+        out_bias = config.include_bias or config.attention_out_bias
+        self.attn_norm = LLaDARMSNorm(width, config.rms_norm_eps, config.norm_bias)
+        self.q_proj = nn.Linear(width, q_width, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, kv_width, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, kv_width, bias=qkv_bias)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            self.q_norm = LLaDARMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = LLaDARMSNorm(config.head_dim, config.rms_norm_eps)
+        self.attn_out = nn.Linear(q_width, width, bias=out_bias)
+        self.ff_norm = LLaDARMSNorm(width, config.rms_norm_eps, config.norm_bias)
+        if config.num_experts:
+            self.router = nn.Linear(width, config.num_experts, bias=False)
+            self.experts = Experts(config)
+        else:
+            mlp_bias = config.include_bias or config.mlp_bias
+            self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=mlp_bias)
+            self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=mlp_bias)
+            self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=mlp_bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Any = None,
+        rows: Rows | None = None,
+        cache: KeyValueCache | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """The residual stream after this block.
+
+        Args:
+            hidden_states: (batch, seq, d_model).
+            cos: (1 or batch, seq, head_dim / 2) in the dtype to rotate in.
+            sin: like `cos`.
+            mask: from `attention_mask_for`, with the same `rows`.
+            rows: positions to go on with. Keys and values still come from all positions.
+            cache: keeps keys and values. A filled one also brings those of all other positions.
+            window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
+
+        Returns:
+            (batch, seq, d_model), or (num_rows, d_model) with `rows`.
+        """
+        normed = self.attn_norm(hidden_states)
+        key = self.k_norm(self._heads(self.k_proj(normed)))
+        key = rotate(key, cos[:, :, None], sin[:, :, None])
+        value = self._heads(self.v_proj(normed))
+        if cache is not None and window is not None:
+            key, value = cache.replace(self.layer_idx, key, value, window)
+        elif cache is not None:
+            cache.fill(self.layer_idx, key, value)
+        if rows is not None:
+            # From here on tensors are (num_rows, ...): indexing copies them contiguously, which
+            # a linear layer in bfloat16 on CPU can need to stay off a far slower path.
+            chosen = (rows.batch, rows.position)
+            hidden_states, normed = hidden_states[chosen], normed[chosen]
+            cos, sin = (t.expand(len(key), -1, -1)[chosen] for t in (cos, sin))
+        query = self.q_norm(self._heads(self.q_proj(normed)))
+        query = rotate(query, cos[..., None, :], sin[..., None, :])
+        attended = self.attn_out(attend(self, query, key, value, mask, rows))
+        hidden_states = hidden_states + attended
+        return hidden_states + self._mlp(self.ff_norm(hidden_states))
+
+    def _mlp(self, normed: Tensor) -> Tensor:
+        """The gated MLP. It works row by row, so long inputs go through in parts that fit."""
+        row_bytes = self.mlp_hidden_size * normed.element_size()
+        num_rows = max(1, MLP_CHUNK_BYTES // row_bytes)
+        if torch.is_grad_enabled() or normed[..., 0].numel() <= num_rows:
+            return self._gated(normed)
+        flat = normed.flatten(0, -2)
+        output = torch.empty_like(flat)
+        for start in range(0, len(flat), num_rows):
+            output[start : start + num_rows] = self._gated(flat[start : start + num_rows])
+        return output.view_as(normed)
+
+    def _gated(self, normed: Tensor) -> Tensor:
+        if self.config.num_experts:
+            return self.experts(normed, self.router(normed))
+        return self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed))
+
+    def _heads(self, states: Tensor) -> Tensor:
+        """Splits the last dimension into heads; under tensor parallelism, into this rank's."""
+        return states.unflatten(-1, (-1, self.head_dim))

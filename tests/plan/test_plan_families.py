@@ -1,0 +1,74 @@
+"""Plans for families beside LLaDA, whose shapes are known without the hub."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from lm_eval_llada.cli import main as cli
+from lm_eval_llada.cli import plan as command
+from lm_eval_llada.modeling import find_config
+from lm_eval_llada.modeling.cost import num_parameters
+from lm_eval_llada.plan.text import describe
+
+
+def plan_of(folder: Path, *arguments: str) -> str:
+    """What the command prints, once the arguments are completed as those of a run."""
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers(dest="command"))
+    namespace = parser.parse_args(["plan", *arguments])
+    cli.fill_in(namespace, folder)
+    return describe(namespace)
+
+
+def peak_of(text: str, cache: str) -> float:
+    """Peak gigabytes of a row of the table of caches."""
+    return float(next(line.split() for line in text.splitlines() if line.split()[:1] == [cache])[3])
+
+
+# Layers x (keys and values) x heads x dimensions x bytes, and the parameters that the cards name.
+GIB = 2**30
+PUBLISHED = {
+    "someone/iLLaDA-8B-Base": (32 * 2 * 8 * 128 * 2, "7,615,025,152"),
+    "Dream-org/Dream-v0-Instruct-7B": (28 * 2 * 4 * 128 * 2, "7,615,616,512"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("length", [32_768, 131_072])
+def test_other_families_are_planned_with_and_without_caches(tmp_path, name, length) -> None:
+    num_bytes, parameters = PUBLISHED[name]
+    exact, cached = (
+        plan_of(
+            tmp_path,
+            "--tasks",
+            f"niah_{length}",
+            "--model_args",
+            f"pretrained={name},cache={cache}",
+        )
+        for cache in ("none", "prefix")
+    )
+    assert f"Model: {parameters} parameters in bfloat16, 15.2 GB of weights" in exact
+    assert f"keys and values take {num_bytes // 1024} KiB a token" in exact
+    assert f"a cache of {num_bytes * length / GIB:.1f} GiB" in cached
+    assert ("rope_theta is not known here" in exact) == ("iLLaDA" in name)
+    peaks = [peak_of(exact, cache) for cache in ("none", "prefix")]
+    assert peaks[1] - peaks[0] == pytest.approx(num_bytes * length / 1e9, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["DiffuCoder-7B-Instruct", "Dream-Coder-v0-Base-7B"])
+def test_what_wears_dreams_weights_has_its_shape(name: str) -> None:
+    config, _ = find_config(f"someone/{name}")
+    assert (config.family, config.shift, config.train_length) == ("Dream", True, 2048)
+    assert (config.d_model, config.n_kv_heads, config.include_qkv_bias) == (3584, 4, True)
+
+
+def test_parameters_of_published_shapes_are_those_of_their_cards() -> None:
+    for name, billions in {
+        "LLaDA-MoE-7B-A1B-Base": 7.36,
+        "Qwen3-0.6B-diffusion-mdlm": 0.596,
+    }.items():
+        config, _ = find_config(f"someone/{name}")
+        assert num_parameters(config) / 1e9 == pytest.approx(billions, abs=0.005)
