@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
 from lm_eval_llada.modeling import as_denoiser, load_model
 from lm_eval_llada.tasks.text.haystacks import heldout_text
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 from lm_eval_llada.tiny.corpus import read_corpus
 from lm_eval_llada.tiny.samples import CHUNK_LENGTH
 

@@ -27,11 +27,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.niah_evidence import is_found
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 DEPTHS = (0, 20, 40, 60, 80, 90, 100)
 GEN_LENGTH = 8

@@ -26,12 +26,13 @@ import torch
 
 from benchmarks.json_lines import append_record, read_records
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import CACHES, SamplingOptions, generate
 from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.rope import RopeChoice
-from lm_eval_llada.tasks.niah.scores import niah_exact, wilson_interval
+from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
-from lm_eval_llada.tasks.token_counts import load_tokenizer
+from lm_eval_llada.tasks.statistics import wilson_interval
 
 DEPTHS = tuple(range(0, 101, 10))
 TOKENS_PER_BATCH = 8192

@@ -46,13 +46,13 @@ from benchmarks.json_lines import append_record, read_records
 from benchmarks.niah_evidence import count_right
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions, log_likelihoods
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.requests import content_seed
 from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.text.haystacks import heldout_text
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 LENGTHS = (512, 1024, 2048, 4096)
 DEPTHS = (0, 25, 50, 75, 100)

@@ -25,10 +25,10 @@ from typing import Any
 import tokenizers
 
 from lm_eval_llada import __version__
-from lm_eval_llada.tasks.prompts import ruler_template
-from lm_eval_llada.tasks.ruler.options import RULER_TASKS, kind_of
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
+from lm_eval_llada.tasks.grid import shipped_configs
+from lm_eval_llada.tasks.ruler.options import RULER_TASKS
 from lm_eval_llada.tasks.ruler.samples import build_ruler
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 PUBLISHED_SAMPLES = 100
 
@@ -59,7 +59,9 @@ def measure(tokenizer: Any, task: str, arguments: argparse.Namespace) -> Row:
     options = {
         "task": task,
         "length": arguments.length,
-        "gen_length": ruler_template(kind_of(task)).max_new_tokens,
+        "gen_length": shipped_configs()["ruler"][f"ruler_{task}_4k"]["generation_kwargs"][
+            "gen_length"
+        ],
         "data_dir": arguments.data_dir,
         "seed": arguments.seed,
     }

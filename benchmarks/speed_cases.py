@@ -32,7 +32,7 @@ MOST_LOST = 2.0
 _DEPTHS = tuple(range(0, 101, 10))
 _STOPS = ("\n",)
 _ANSWER_TOKENS = 16
-"""Output of a needle task, in one block and as many steps, as in tasks/niah/niah_512.yaml."""
+"""Output of a needle task, in one block and as many steps, as in the task niah_512."""
 
 
 def generation(

@@ -24,13 +24,13 @@ from lm_eval_llada.report.cells import NeedleScores
 from lm_eval_llada.report.heatmap import save_heatmaps
 from lm_eval_llada.report.needles import newest_needles
 from lm_eval_llada.report.tables import FRONTIER_NOTE, depth_table
-from lm_eval_llada.tasks.grid import tasks_path
+from lm_eval_llada.tasks.grid import grids_path
 
 # The answer is a number of five digits and a full stop, so eight tokens hold it.
 _TASK = """\
 include: {shared}
 task: niah_demo_{length}
-generation_kwargs: &generation
+generation_kwargs:
   until: ["\\n"]
   do_sample: false
   gen_length: 8
@@ -40,7 +40,6 @@ metadata:
   version: 1
   length: {length}
   repeats: {repeats}
-  generation_kwargs: *generation
 """
 
 _TASK_FOLDER = "tasks"
@@ -97,7 +96,7 @@ def write_tasks(folder: Path, repeats: Mapping[int, int]) -> None:
     for old in folder.glob("niah_demo_*.yaml"):
         old.unlink()
     # A JSON string is a YAML string too, whatever the path is made of.
-    shared = json.dumps(str(tasks_path() / "niah" / "_niah.yaml"))
+    shared = json.dumps(str(grids_path() / "_niah.yaml"))
     for length, count in repeats.items():
         text = _TASK.format(shared=shared, length=length, repeats=count)
         (folder / f"niah_demo_{length}.yaml").write_text(text, encoding="utf-8")

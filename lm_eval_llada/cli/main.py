@@ -24,7 +24,8 @@ from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
 from lm_eval_llada.cli import curve, demo, plan, plot, posttrain, prefetch, report, rope, verify
 from lm_eval_llada.cli.arguments import refusal
-from lm_eval_llada.cli.run import OUR_MODEL, fill_in, include_paths, kept_answers
+from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
+from lm_eval_llada.cli.task_folders import lay_out
 from lm_eval_llada.engine import preemption
 from lm_eval_llada.tasks.grid import tasks_path
 
@@ -118,8 +119,12 @@ def run(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="lm_eval_llada_") as folder:
         if getattr(namespace, "command", None) in ("run", "plan"):
             fill_in(namespace, Path(folder))
-        elif getattr(namespace, "command", None) in ("ls", "validate"):
-            namespace.include_path = include_paths(namespace.include_path)
+        elif getattr(namespace, "command", None) in ("ls", "validate", "prefetch"):
+            tasks = task_names(getattr(namespace, "tasks", None)) or None
+            laid_out = lay_out(Path(folder), tasks, namespace.include_path)
+            namespace.include_path = laid_out.include_path
+            is_one_text = isinstance(getattr(namespace, "tasks", None), str)
+            namespace.tasks = ",".join(laid_out.tasks) if is_one_text else laid_out.tasks
         if getattr(namespace, "command", None) == "run":
             preemption.watch()
         try:
@@ -134,7 +139,7 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
 
 
 def _add_tasks_path(subparsers: Any) -> None:
-    help_text = "Print the folder of our task files"
+    help_text = "Print a folder with a plain file of each shipped task, for lm_eval itself"
     parser = subparsers.add_parser("tasks-path", help=help_text, description=help_text)
     parser.set_defaults(func=lambda namespace: print(tasks_path()))
 

@@ -12,7 +12,6 @@ from lm_eval._cli.utils import SplitArgs
 from tqdm import tqdm
 
 from lm_eval_llada.cli.arguments import add_model_args, model_args_of
-from lm_eval_llada.tasks.grid import tasks_path
 
 if TYPE_CHECKING:
     from lm_eval_llada.plan.prefetching import Item
@@ -55,10 +54,8 @@ def _prefetch(namespace: argparse.Namespace) -> None:
 
     model_args = _model_args(namespace)
     loading = parse_model_args(model_args).loading
-    # Later folders win in the harness.
-    include_path = [str(tasks_path()), *filter(None, [namespace.include_path])]
     # A misspelt name stops here, before gigabytes of weights come.
-    tasks = TaskFiles(namespace.tasks, model_args, include_path)
+    tasks = TaskFiles(namespace.tasks, model_args, namespace.include_path)
     if constants.HF_HUB_OFFLINE:
         print("HF_HUB_OFFLINE is set, so nothing is fetched: this checks what is here.")
     items: list[Item] = []

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
+from lm_eval_llada.cli.task_folders import SHIPPED, lay_out
 from lm_eval_llada.engine.answers import ANSWERS_DIR
 from lm_eval_llada.rope import ResolvedRope
-from lm_eval_llada.tasks.grid import niah_group, tasks_path
+from lm_eval_llada.tasks.grid import niah_group, write_configs, write_shipped
 from lm_eval_llada.tasks.papers.protocols import fill_protocols
 
 OUR_MODEL = "llada"
@@ -31,7 +30,7 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
 
     Args:
         namespace: Parsed arguments of `run` or `plan`; modified.
-        folder: An empty folder that outlives the run, for a task file.
+        folder: An empty folder that outlives the run, for task files.
 
     Raises:
         ValueError: If model_args are wrong or the checkpoint cannot be read.
@@ -42,14 +41,17 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     config = EvaluatorConfig.load_yaml_config(namespace.config) if namespace.config else {}
     given = {**config, **{k: v for k, v in vars(namespace).items() if v is not None}}
     namespace.model = given.get("model") or OUR_MODEL
-    namespace.include_path = include_paths(given.get("include_path"))
+    tasks = task_names(given.get("tasks"))
+    laid_out = lay_out(folder, tasks, given.get("include_path"))
+    namespace.include_path = laid_out.include_path
+    if laid_out.tasks != tasks:
+        tasks = namespace.tasks = laid_out.tasks
     model_args = given.get("model_args") or {}
     if isinstance(model_args, str):
         model_args = simple_parse_args_string(model_args)
     metadata = _metadata(given)
     if metadata:
         namespace.metadata = metadata
-    tasks = _task_names(given.get("tasks"))
     if namespace.model in _PROTOCOL_MODELS:
         filled = fill_protocols(tasks, model_args, _changes(given))
         model_args = namespace.model_args = filled.model_args
@@ -65,8 +67,7 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
     is_plan = getattr(namespace, "command", None) == "plan"
     rope = (_planned_rope if is_plan else _checked_rope)(namespace.model_args)
     if "niah" in tasks:
-        namespace.include_path.insert(1, str(folder))
-        _say(restrict_niah(rope, folder))
+        _say(restrict_niah(rope, folder / SHIPPED))
 
 
 def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
@@ -81,7 +82,8 @@ def restrict_niah(rope: ResolvedRope, folder: Path) -> str:
     beyond = _LENGTHS_BEYOND * rope.train_length
     limit = max(rope.target_length or 0, beyond)
     group = niah_group(limit)
-    (folder / "niah.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
+    write_shipped(folder, group["task"])
+    write_configs(folder / "niah", {"niah": group}, "niah.yaml")
     lengths = ", ".join(name.removeprefix("niah_") for name in group["task"])
     return (
         f"niah runs at {lengths} tokens: up to {_LENGTHS_BEYOND} times the trained context of "
@@ -157,12 +159,7 @@ def _planned_rope(model_args: dict[str, Any]) -> ResolvedRope:
     return checked_rope(model_args)
 
 
-def include_paths(given: str | list[str] | None) -> list[str]:
-    """Our tasks, then the user's: of two tasks with one name the harness takes the later."""
-    theirs = [given] if isinstance(given, str) else list(given or [])
-    return [str(tasks_path()), *theirs]
-
-
-def _task_names(tasks: str | list[str] | None) -> list[str]:
+def task_names(tasks: str | list[str] | None) -> list[str]:
+    """The names and paths that `--tasks` lists, commas taken apart."""
     listed = [tasks] if isinstance(tasks, str) else list(tasks or [])
     return [name.strip() for entry in listed for name in str(entry).split(",")]

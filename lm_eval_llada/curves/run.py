@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.curves.files import CurveFile
 from lm_eval_llada.curves.scores import (
     CAUSAL_ESTIMATOR,
@@ -41,7 +42,6 @@ from lm_eval_llada.modeling import as_denoiser
 from lm_eval_llada.modeling.cost import activation_bytes
 from lm_eval_llada.rope import ResolvedRope
 from lm_eval_llada.tasks.text.long_texts import TokenText, long_texts, read_documents, tokenize
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 MODELS = ("llada", "hf_rope")
 SPACINGS = ("geometric", "even")

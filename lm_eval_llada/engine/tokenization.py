@@ -11,8 +11,8 @@ import jinja2
 from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
 from transformers import PreTrainedTokenizerBase
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.modeling import LLaDAConfig
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 # The end of a turn in LLaDA's chat format; the model's own `eos_token_id` is the end of a text.
 _END_OF_TURN = "<|eot_id|>"

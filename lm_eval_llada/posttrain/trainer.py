@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.posttrain.document_stream import StreamOptions, open_documents
 from lm_eval_llada.posttrain.evaluation import NeedleCheck
 from lm_eval_llada.posttrain.model import (
@@ -42,7 +43,6 @@ from lm_eval_llada.posttrain.sample_stream import (
     SampleStream,
     Share,
 )
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 RECORD_NAME = "posttrain.json"
 

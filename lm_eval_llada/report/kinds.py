@@ -20,8 +20,8 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
 from lm_eval_llada.report.samples import Sample
 from lm_eval_llada.tasks.longbench.scores import DATASETS
-from lm_eval_llada.tasks.niah.scores import clustered_stderr
 from lm_eval_llada.tasks.ruler.scores import GROUPS
+from lm_eval_llada.tasks.statistics import clustered_stderr
 
 _RULER_KINDS = {"niah": "retrieval", "agg": "aggregation", "qa": "question answering"}
 _LONGBENCH_KINDS = {

@@ -1,4 +1,6 @@
-"""Raw prompt texts out of the installed lm-eval, each compared with a pinned checksum.
+"""Raw prompt texts out of the installed lm-eval, each compared with the checksum known of it.
+
+A text that differs is used as it is, with a warning and a note for the results.
 
 LongBench's texts are in YAML files. RULER's are in Python modules that download data when they are
 imported, so they are parsed and never run. ``prompts.py`` turns these raw texts into templates.
@@ -10,6 +12,10 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +27,11 @@ from lm_eval_llada.errors import unknown_choice
 
 PINNED_VERSION = "0.4.13"
 """Release of lm-eval whose texts the checksums were taken of."""
+
+_logger = logging.getLogger("lm_eval_llada")
+# Names and digests of differing texts that were read since `noted_changes` was entered.
+_changes: ContextVar[dict[str, str] | None] = ContextVar("changed_prompt_texts", default=None)
+_warned: set[tuple[str, str]] = set()
 
 _ADVICE = (
     f'Install the pinned release with: pip install "lm_eval=={PINNED_VERSION}", or give the '
@@ -161,8 +172,7 @@ def longbench_text(dataset: str) -> str:
         dataset: A key of ``LONGBENCH_CHECKSUMS``.
 
     Raises:
-        ValueError: If the dataset is unknown, or if the installed lm-eval lacks the text or has
-            another one than the pinned checksum was taken of.
+        ValueError: If the dataset is unknown, or if the installed lm-eval lacks the text.
         ImportError: If lm-eval is not installed.
     """
     if dataset not in LONGBENCH_CHECKSUMS:
@@ -180,21 +190,38 @@ def ruler_source_text(name: str) -> str:
         name: A key of ``RULER_SOURCES``.
 
     Raises:
-        ValueError: If the name is unknown, or if the installed lm-eval lacks the text or has
-            another one than the pinned checksum was taken of.
+        ValueError: If the name is unknown, or if the installed lm-eval lacks the text.
         ImportError: If lm-eval is not installed.
     """
     if name not in RULER_SOURCES:
         raise unknown_choice("name", name, RULER_SOURCES)
     source = RULER_SOURCES[name]
     path = tasks_folder() / "ruler" / source.file
-    node: ast.AST | None = _parse(_read(f"ruler/{name}", path))
-    for step in source.path.split("/"):
-        node = None if node is None else _descend(node, step)
-    return _checked(f"ruler/{name}", path, _literal(node), source.checksum)
+    text = _text_at(_read(f"ruler/{name}", path), source.path)
+    return _checked(f"ruler/{name}", path, text, source.checksum)
+
+
+@contextmanager
+def noted_changes() -> Iterator[dict[str, str]]:
+    """Collect the texts read inside that differ from those known: their digests by their names."""
+    noted: dict[str, str] = {}
+    token = _changes.set(noted)
+    try:
+        yield noted
+    finally:
+        _changes.reset(token)
 
 
 # Each sample asks for its texts again, and parsing takes 4 ms.
+@lru_cache(maxsize=32)
+def _text_at(source: str, path: str) -> str | None:
+    """The text that a module has at a path, or None."""
+    node: ast.AST | None = _parse(source)
+    for step in path.split("/"):
+        node = None if node is None else _descend(node, step)
+    return _literal(node)
+
+
 @lru_cache(maxsize=8)
 def _parse(source: str) -> ast.Module:
     return ast.parse(source)
@@ -238,12 +265,22 @@ def _checked(name: str, path: Path, text: object, expected: str) -> str:
         raise _missing(name, path)
     found = hashlib.sha256(text.encode("utf-8")).hexdigest()
     if found != expected:
-        raise ValueError(
-            f"The prompt text {name} in {path} has the SHA-256 {found}; expected {expected}. "
-            f"lm-eval {_version()} words it differently from lm-eval {PINNED_VERSION}, so scores "
-            f"would not compare. {_ADVICE}"
-        )
+        _note_change(name, path, found, expected)
     return text
+
+
+def _note_change(name: str, path: Path, found: str, expected: str) -> None:
+    """Warn of a text that differs, once a process, and note it for the results each time."""
+    noted = _changes.get()
+    if noted is not None:
+        noted[name] = found
+    if (name, found) not in _warned:
+        _warned.add((name, found))
+        _logger.warning(
+            f"The prompt text {name} in {path} has the SHA-256 {found}; {expected} is the one of "
+            f"lm-eval {PINNED_VERSION}. lm-eval {_version()} words it differently, so scores do "
+            "not compare with earlier ones; the results say so under prompt_digest."
+        )
 
 
 def _missing(name: str, path: Path) -> ValueError:

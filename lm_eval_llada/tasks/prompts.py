@@ -1,8 +1,7 @@
 """Prompt templates of RULER and LongBench, worded as in the original benchmarks.
 
 The words come from the installed lm-eval (see ``harness_texts.py``), whose copies differ from the
-originals in a few places; these are put right here, each with its reason. Output lengths and the
-other settings of a prompt are the originals' own numbers.
+originals in a few places; these are put right here, each with its reason.
 
 Sources: LongBench (arXiv 2308.14508) and its ``config/dataset2prompt.json``,
 ``config/dataset2maxlen.json``, ``pred.py`` and ``eval.py``; RULER (arXiv 2404.06654) and its
@@ -16,40 +15,16 @@ import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.tasks.harness_texts import (
     LONGBENCH_CHECKSUMS,
+    PINNED_VERSION,
     longbench_text,
     ruler_source_text,
 )
 
 LONGBENCH_DATASETS: tuple[str, ...] = tuple(LONGBENCH_CHECKSUMS)
 """The 21 datasets of LongBench."""
-
-# Tokens. lm-eval's max_gen_toks are the same, but a release that changed them must not move scores.
-_LONGBENCH_MAX_NEW_TOKENS: dict[str, int] = {
-    "narrativeqa": 128,
-    "qasper": 128,
-    "multifieldqa_en": 64,
-    "multifieldqa_zh": 64,
-    "hotpotqa": 32,
-    "2wikimqa": 32,
-    "musique": 32,
-    "dureader": 128,
-    "gov_report": 512,
-    "qmsum": 512,
-    "multi_news": 512,
-    "vcsum": 512,
-    "trec": 64,
-    "triviaqa": 32,
-    "samsum": 128,
-    "lsht": 64,
-    "passage_count": 32,
-    "passage_retrieval_en": 32,
-    "passage_retrieval_zh": 32,
-    "lcc": 64,
-    "repobench-p": 64,
-}
 
 # Their context is a row of worked examples. Differs from lm-eval, which stops generation at a
 # newline (`until`): an output that begins with newlines would score as empty there, whereas the
@@ -80,7 +55,6 @@ class LongBenchPrompt:
     Attributes:
         dataset: Name of the dataset.
         template: Format string with the field ``{context}`` and, in most, ``{input}``.
-        max_new_tokens: Longest output, in tokens.
         chat_template: Whether a chat model gets the prompt in its chat template. The original
             leaves few-shot and code prompts as they are, for these are texts to be continued.
         first_line: Whether only the first line of the output, after any leading newlines, is
@@ -88,12 +62,11 @@ class LongBenchPrompt:
 
     Raises:
         ValueError: If the template lacks ``{context}``, has another field than these two, or has a
-            single brace; or if ``max_new_tokens`` is below 1.
+            single brace.
     """
 
     dataset: str
     template: str
-    max_new_tokens: int
     chat_template: bool = True
     first_line: bool = False
 
@@ -101,7 +74,6 @@ class LongBenchPrompt:
         """Check the template, which a user may have written."""
         where = f"The template of {self.dataset}"
         _require_fields(where, self.template, required=("context",), optional=("input",))
-        require_whole("max_new_tokens", self.max_new_tokens, 1)
 
     def render(self, *, context: str, input: str = "") -> str:
         """Return the prompt of one sample. Braces in its texts stay what they are.
@@ -124,17 +96,15 @@ class RulerTemplate:
         answer_prefix: Format string of the answer's beginning, which follows the template directly
             and starts with a space; vt's ends with one. Fields: ``{query}`` in niah and vt,
             ``{type_needle_v}`` in niah, ``{num_v}``, the number of variables, in vt.
-        max_new_tokens: Longest output, in tokens; reserved within the length of a sample.
 
     Raises:
         ValueError: If the task is unknown, the template lacks ``{context}`` or either text has a
-            field that no sample of the task fills; or if ``max_new_tokens`` is below 1.
+            field that no sample of the task fills.
     """
 
     task: str
     template: str
     answer_prefix: str
-    max_new_tokens: int
 
     def __post_init__(self) -> None:
         """Check the task and both texts, which a user may have written."""
@@ -145,7 +115,6 @@ class RulerTemplate:
         _require_fields(where, self.template, required=("context",), optional=fields)
         where = f"The answer prefix of {self.task}"
         _require_fields(where, self.answer_prefix, required=(), optional=fields)
-        require_whole("max_new_tokens", self.max_new_tokens, 1)
 
     def singular(self) -> RulerTemplate:
         """Return the wording for a sample of niah that asks for a single value.
@@ -174,10 +143,7 @@ RULER_TEXTS: tuple[str, ...] = (
 )
 """Names that ``ruler_text`` knows."""
 
-# Tokens, from the original.
-_RULER_MAX_NEW_TOKENS: dict[str, int] = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
-
-RULER_KINDS: tuple[str, ...] = tuple(_RULER_MAX_NEW_TOKENS)
+RULER_KINDS: tuple[str, ...] = ("niah", "vt", "cwe", "fwe", "qa")
 """Kinds of RULER task; the eight needle tasks share one, and so do the two of QA."""
 
 # A misspelling in lm-eval's copy of vt's answer prefix; vt's question has the word spelled right.
@@ -192,9 +158,8 @@ def longbench_prompt(dataset: str, template: str | None = None) -> LongBenchProm
         template: Wording in place of the original's, as in ``LongBenchPrompt``.
 
     Raises:
-        ValueError: If the dataset is unknown, or if the installed lm-eval words it differently from
-            the release whose texts were checked and no template is given; the message names both
-            checksums. Also if the template is wrong.
+        ValueError: If the dataset is unknown, the installed lm-eval lacks the text and no template
+            is given, or the template is wrong.
         ImportError: If lm-eval is needed and not installed.
     """
     if dataset not in LONGBENCH_DATASETS:
@@ -202,21 +167,19 @@ def longbench_prompt(dataset: str, template: str | None = None) -> LongBenchProm
     return LongBenchPrompt(
         dataset=dataset,
         template=_longbench_template(dataset) if template is None else template,
-        max_new_tokens=_LONGBENCH_MAX_NEW_TOKENS[dataset],
         chat_template=dataset not in _FEW_SHOT + _CODE,
         first_line=dataset in _FEW_SHOT,
     )
 
 
 def ruler_template(task: str) -> RulerTemplate:
-    """Return the prompt and the output length of a kind of RULER task.
+    """Return the prompt of a kind of RULER task.
 
     Args:
         task: One of ``RULER_KINDS``.
 
     Raises:
-        ValueError: If the task is unknown, or if the installed lm-eval words it differently from
-            the release whose texts were checked; the message names both checksums.
+        ValueError: If the task is unknown, or the installed lm-eval lacks the text.
         ImportError: If lm-eval is not installed.
     """
     if task not in RULER_KINDS:
@@ -228,7 +191,6 @@ def ruler_template(task: str) -> RulerTemplate:
         # Differs from lm-eval, which keeps the prefixes of niah and qa without the space in front,
         # because it puts a delimiter there; in the original every prefix brings its own space.
         answer_prefix=" " + prefix.removeprefix(" "),
-        max_new_tokens=_RULER_MAX_NEW_TOKENS[task],
     )
 
 
@@ -246,8 +208,7 @@ def ruler_text(name: str) -> str:
         name: One of ``RULER_TEXTS``.
 
     Raises:
-        ValueError: If the name is unknown, or if the installed lm-eval words it differently from
-            the release whose texts were checked; the message names both checksums.
+        ValueError: If the name is unknown, or the installed lm-eval lacks the text.
         ImportError: If lm-eval is not installed.
     """
     if name not in RULER_TEXTS:
@@ -255,6 +216,13 @@ def ruler_text(name: str) -> str:
     text = ruler_source_text(name)
     if name in ("vt_number", "vt_copy"):
         # The fields of these two f-strings are expressions of the code around them.
+        fields = re.findall(r"\{[^{}]*\}", text)
+        if len(fields) != 2:
+            raise ValueError(
+                f"The installed lm-eval words RULER's {name} with {len(fields)} fields; expected a "
+                "name and a value. Install the release that the prompts are known of: "
+                f'pip install "lm_eval=={PINNED_VERSION}".'
+            )
         names = iter(("{name}", "{value}"))
         return re.sub(r"\{[^{}]*\}", lambda _: next(names), text)
     return text
@@ -267,7 +235,9 @@ def _longbench_template(dataset: str) -> str:
     text = text.replace("{{question}}", "{input}")
     if dataset in _LOST_EMPTY_LINE:
         text = text.replace("{context}\n{input}", "{context}\n\n{input}")
-    return text + _LOST_ENDINGS.get(dataset, "")
+    ending = _LOST_ENDINGS.get(dataset, "")
+    # A release that has put an ending right must not get it twice.
+    return text if text.endswith(ending) else text + ending
 
 
 def _ruler_fields(task: str) -> tuple[str, ...]:

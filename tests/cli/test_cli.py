@@ -170,7 +170,7 @@ def test_defaults_fill_what_is_not_given(tmp_path) -> None:
     assert namespace.model == "llada"
     assert namespace.model_args == {"pretrained": DEFAULT_CHECKPOINT}
     assert (namespace.batch_size, namespace.device) == ("auto", "auto")
-    assert namespace.include_path == [str(tasks_path())]
+    assert namespace.include_path == [str(tmp_path / "shipped")]
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -182,7 +182,7 @@ def test_what_is_given_stays(tmp_path) -> None:
     cli_run.fill_in(namespace, tmp_path)
     assert namespace.model_args == {"pretrained": "x", "steps": 4}
     assert (namespace.batch_size, namespace.device) == ("2", "cpu")
-    assert namespace.include_path == [str(tasks_path()), "mine"]
+    assert namespace.include_path == [str(tmp_path / "shipped"), "mine"]
     assert namespace.metadata == {"gen_kwargs": {"gen_length": 4}}
 
 

@@ -67,7 +67,7 @@ def clean_bin(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lm_eval_llada/tasks/text/*.txt",
         "lm_eval_llada/tiny/tiny-llada/*.safetensors",
         "lm_eval_llada/tiny/tiny-llada/*.json",
-        "tasks/**/*.yaml",
+        "tasks/*.yaml",
     ],
 )
 def test_the_wheel_carries_all_that_the_package_reads(wheel: Path, pattern: str) -> None:
@@ -87,8 +87,9 @@ def test_the_installed_package_is_the_wheel(clean_bin: Path, tmp_path: Path) -> 
     code = "import lm_eval_llada; print(lm_eval_llada.__file__)"
     where = Path(run(clean_bin / "python", "-c", code, cwd=tmp_path).strip())
     assert clean_bin.parent in where.parents
-    tasks = Path(run(clean_bin / "lm-eval-llada", "tasks-path", cwd=tmp_path).strip())
-    assert tasks == where.parent / "_tasks"
+    grids = "from lm_eval_llada.tasks.grid import grids_path; print(grids_path())"
+    folder = Path(run(clean_bin / "python", "-c", grids, cwd=tmp_path).strip())
+    assert folder == where.parent / "_tasks"
 
 
 def test_the_installed_package_names_its_model_for_the_harness(
@@ -102,20 +103,53 @@ def test_the_installed_package_names_its_model_for_the_harness(
     assert run(clean_bin / "python", "-c", code, cwd=tmp_path).strip() == MODEL
 
 
-def test_the_installed_command_runs_a_task_on_the_shipped_model(
+def test_the_installed_command_runs_shipped_and_own_tasks_on_the_shipped_model(
     clean_bin: Path, tmp_path: Path
 ) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    block = "generation_kwargs: {until: ['\\n'], do_sample: false, gen_length: 8, steps: 8}"
+    (mine / "grid.yaml").write_text(
+        "tasks:\n- task: own_${length}_$num\n  axes: {length: [300, 400], num: [0, 2]}\n"
+        f"  include: _niah.yaml\n  {block}\n"
+        "  metadata: {version: 1, length: $length, num_distractors: $num, repeats: 1}\n"
+    )
+    (mine / "plain.yaml").write_text(
+        f"include: _niah.yaml\ntask: plain\n{block}\nmetadata: {{version: 1, length: 300}}\n"
+    )
+    names = ["niah_tiny", "own_300_0", "own_400_2", "plain"]
     run(
-        *(clean_bin / "lm-eval-llada", "--tasks", "niah_tiny", "--limit", "2"),
+        *(clean_bin / "lm-eval-llada", "--tasks", ",".join(names), "--limit", "2"),
+        *("--include_path", mine),
         *("--model_args", "device=cpu", "--output_path", tmp_path / "results"),
         cwd=tmp_path,
     )
     (path,) = (tmp_path / "results").rglob("results_*.json")
     results = json.loads(path.read_text())
-    assert results["n-samples"]["niah_tiny"]["effective"] == 2
-    assert 0 <= results["results"]["niah_tiny"]["score,none"] <= 100
+    assert set(results["results"]) == set(names)
+    for name in names:
+        assert results["n-samples"][name]["effective"] == 2
+        assert 0 <= results["results"][name]["score,none"] <= 100
 
 
 def test_pre_commit_has_the_ruff_of_the_constraints() -> None:
     (pin,) = re.findall(r"^ruff==.+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert f'["{pin}"]' in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
+def test_the_installed_tasks_are_plain_files_for_the_plain_harness(
+    clean_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tasks = Path(run(clean_bin / "lm-eval-llada", "tasks-path", cwd=tmp_path).strip())
+    assert tmp_path / "cache" in tasks.parents
+    copied = tmp_path / "copied.yaml"
+    text = (tasks / "niah" / "niah_tiny.yaml").read_text()
+    copied.write_text(text.replace("task: niah_tiny", "task: mine"))
+    for path, name in ((tasks / "niah" / "niah_tiny.yaml", "niah_tiny"), (copied, "mine")):
+        out = run(
+            *(clean_bin / "python", "-m", "lm_eval", "run", "--model", "llada"),
+            *("--tasks", path, "--limit", "1", "--model_args", "pretrained=tiny-llada"),
+            cwd=tmp_path,
+        )
+        assert f"|{name}|" in out.replace(" ", "")

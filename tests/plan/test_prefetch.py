@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import shutil
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -25,40 +26,34 @@ from lm_eval_llada.plan.prefetching import (
     on_disk,
     prefetch_checkpoint,
 )
-from lm_eval_llada.tasks.grid import tasks_path
+from lm_eval_llada.tasks.grid import write_shipped
 from tests.helpers.longbench_documents import document
 
 TINY = {"pretrained": "tiny-llada"}
-TASKS = [
-    *("niah/_niah.yaml", "niah/niah_tiny.yaml", "niah/niah_512.yaml"),
-    *("perplexity/_perplexity.yaml", "perplexity/ppl_tiny.yaml"),
-    *("longbench/_longbench.yaml", "longbench/_group.yaml", "longbench/longbench_code_4k.yaml"),
-    *("longbench/longbench_lcc_4k.yaml", "longbench/longbench_repobench-p_4k.yaml"),
-    "longbench/longbench_lcc_8k.yaml",
-]
+FOLDER = Path()
+TASKS = ["niah_tiny", "niah_512", "ppl_tiny", "longbench_code_4k", "longbench_lcc_8k"]
 
 
-@pytest.fixture(scope="module")
-def some_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few of our task files: to list all of them takes the harness a second each time."""
+@pytest.fixture(scope="module", autouse=True)
+def some_tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A few of our tasks: to list all of them takes the harness a second each time."""
     folder = tmp_path_factory.mktemp("tasks")
-    for name in TASKS:
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy(tasks_path() / name, folder / name)
-    return folder
+    write_shipped(folder, TASKS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "FOLDER", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)
-def only_those_tasks(monkeypatch: pytest.MonkeyPatch, some_tasks: Path, tmp_path: Path) -> None:
+def only_those_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the harness' own tasks out, and tests out of the user's folders."""
     short = functools.partialmethod(TaskManager.__init__, include_defaults=False)
     monkeypatch.setattr(TaskManager, "__init__", short)
-    monkeypatch.setattr(prefetch_command, "tasks_path", lambda: some_tasks)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tiktoken"))
 
 
 def task_files(*names: str, include: Path | None = None, **metadata: object) -> TaskFiles:
-    folders = [prefetch_command.tasks_path(), *([] if include is None else [include])]
+    folders = [FOLDER, *([] if include is None else [include])]
     return TaskFiles(names, {**TINY, **metadata}, list(map(str, folders)))
 
 
@@ -234,6 +229,8 @@ def run(*arguments: str) -> None:
     parser = argparse.ArgumentParser()
     prefetch_command.add_parser(parser.add_subparsers())
     namespace = parser.parse_args(["prefetch", *arguments])
+    # As the command line has laid the task files out.
+    namespace.include_path = [str(FOLDER)]
     namespace.func(namespace)
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 import torch
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.posttrain.packing import (
     Packer,
     PackingOptions,
@@ -15,7 +16,6 @@ from lm_eval_llada.posttrain.packing import (
 )
 from lm_eval_llada.tasks.niah.words import EVALUATION_WORDS
 from lm_eval_llada.tasks.text.haystacks import noise_sentences
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 from lm_eval_llada.tiny.corpus import Corpus
 from lm_eval_llada.tiny.documents import MIN_LENGTH, TinyDocuments
 from lm_eval_llada.tiny.samples import SampleMaker

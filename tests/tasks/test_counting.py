@@ -7,13 +7,10 @@ import sys
 
 import pytest
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.tasks import token_counts as counting
 from lm_eval_llada.tasks.niah.single import build_niah
-from lm_eval_llada.tasks.token_counts import (
-    chat_overhead,
-    load_tokenizer,
-    make_counter,
-)
+from lm_eval_llada.tasks.token_counts import chat_overhead, make_counter
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
 

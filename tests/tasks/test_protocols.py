@@ -13,10 +13,10 @@ from lm_eval_llada.cli import main as cli
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.tasks import token_counts as counting
-from lm_eval_llada.tasks.grid import tasks_path
-from lm_eval_llada.tasks.niah.single import DEPTHS
+from lm_eval_llada.tasks.grid import shipped_configs, tasks_path
+from lm_eval_llada.tasks.niah.scores import DEPTHS
 from lm_eval_llada.tasks.papers.protocols import fill_protocols, protocols_of
-from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS, longbench_prompt
+from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS
 from lm_eval_llada.tasks.ruler.options import RULER_TASKS
 from tests.helpers.cl100k_stand_in import StandIn
 from tests.helpers.command_line import call, check_one_sentence, parsed
@@ -65,8 +65,8 @@ def corpora(tmp_path_factory) -> Path:
 
 
 def load(group: str, **metadata) -> dict:
-    # The protocol's own folder: an index of all takes longer than what is tested.
-    folder = str(tasks_path() / protocols_of([group])[0].name)
+    # The protocols' own folder: an index of all takes longer than what is tested.
+    folder = str(tasks_path() / "papers")
     manager = TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
     return manager.load([group])
 
@@ -221,7 +221,8 @@ def test_longbench_has_the_settings_of_the_release(monkeypatch, group):
     lengths = set()
     for dataset in LONGBENCH_DATASETS:
         options = decoding(loaded["tasks"][f"{paper}_{dataset}_{size}"])
-        wanted = longbench_prompt(dataset).max_new_tokens
+        wanted = shipped_configs()["longbench"][f"longbench_{dataset}_4k"]["generation_kwargs"]
+        wanted = wanted["gen_length"]
         assert options.block_length == 64
         assert options.gen_length % 64 == 0
         assert wanted <= options.gen_length < wanted + 64

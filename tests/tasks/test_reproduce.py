@@ -8,7 +8,7 @@ from pathlib import Path
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
-from lm_eval_llada.tasks.grid import tasks_path
+from lm_eval_llada.tasks.grid import shipped_configs, tasks_path
 from lm_eval_llada.tasks.papers.protocols import PROTOCOLS, protocols_of
 from tests.helpers.command_line import call
 
@@ -16,9 +16,8 @@ REPRODUCE = Path(__file__).resolve().parents[2] / "docs" / "reproduce.md"
 
 
 def names_of_files() -> list[str]:
-    """Names of all groups and tasks of the protocols, as the files have them."""
-    paths = [path for name in PROTOCOLS for path in (tasks_path() / name).glob("[!_]*.yaml")]
-    return sorted(path.stem for path in paths)
+    """Names of all groups and tasks of the protocols, as the grid has them."""
+    return sorted(shipped_configs()["papers"])
 
 
 def test_names_are_those_of_the_files_and_nobody_elses():

@@ -6,24 +6,23 @@ import contextlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.tasks.dataset import SampleOptions, make_dataset
 from lm_eval_llada.tasks.longbench.truncation import Cut, make_cutter
 from lm_eval_llada.tasks.prompts import (
     LONGBENCH_DATASETS,
     LongBenchPrompt,
     longbench_prompt,
 )
-from lm_eval_llada.tasks.settings import own_settings
 from lm_eval_llada.tasks.text.sources import (
     Source,
     find_file,
     read_json_lines,
 )
-from lm_eval_llada.tasks.token_counts import LENGTH_UNITS, load_tokenizer
 
 HUB_REPOSITORY = "THUDM/LongBench"
 """Data set on the hub that holds the archive; the hub forwards it to its new name, zai-org."""
@@ -38,32 +37,24 @@ ARCHIVE = "data.zip"
 _CLASSIFICATION = ("trec", "lsht")
 
 
-@dataclass(frozen=True)
-class LongBenchOptions:
-    """What a set of samples is made of.
+@dataclass(frozen=True, kw_only=True)
+class LongBenchOptions(SampleOptions):
+    """What a set of samples is made of. A ``data_dir`` is one with ``longbench/``.
+
+    A chat format's tokens are part of ``prompt_length``, except in the datasets that take none.
 
     Attributes:
         dataset: One of ``LONGBENCH_DATASETS``.
         prompt_length: The most tokens a prompt may have, in ``length_unit``; the output comes on
             top.
         num_samples: How many samples to take, from the first one on; None takes all.
-        length_unit: One of ``LENGTH_UNITS``.
-        add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
-        apply_chat_template: Whether the run puts prompts into the tokenizer's chat format. Its
-            tokens are then part of ``prompt_length``, except in the datasets that take none.
         template: Wording in place of the original's, with ``{context}`` and maybe ``{input}``.
-        data_dir: Folder with ``longbench/``; None reads the hub.
-        hub_revision: Revision of the hub repository.
     """
 
     dataset: str
     prompt_length: int
     num_samples: int | None = None
-    length_unit: str = "model"
-    add_bos_token: bool = False
-    apply_chat_template: bool = False
     template: str | None = None
-    data_dir: str | Path | None = None
     hub_revision: str = HUB_REVISION
 
     def __post_init__(self) -> None:
@@ -72,10 +63,9 @@ class LongBenchOptions:
         Raises:
             ValueError: Naming the option, what it may be, and what it was.
         """
+        super().__post_init__()
         if self.dataset not in LONGBENCH_DATASETS:
             raise unknown_choice("dataset", self.dataset, LONGBENCH_DATASETS)
-        if self.length_unit not in LENGTH_UNITS:
-            raise unknown_choice("length_unit", self.length_unit, LENGTH_UNITS)
         require_whole("prompt_length", self.prompt_length, 1)
         if self.num_samples is not None:
             require_whole("num_samples", self.num_samples, 1)
@@ -129,51 +119,22 @@ def build_longbench(
     return samples
 
 
-def longbench_dataset(
-    *,
-    dataset: str | None = None,
-    prompt_length: int | None = None,
-    tokenizer: Any = None,
-    pretrained: Any = None,
-    revision: str | None = None,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Make the data set of a task file; lm-eval calls it with ``metadata`` and the model arguments.
+def longbench_dataset(**given: Any) -> dict[str, Any]:
+    """Make the data set of a task file; see ``make_dataset``, whose ``given`` lm-eval hands over.
 
     Args:
-        dataset: One of ``LONGBENCH_DATASETS``.
-        prompt_length: The most tokens a prompt may have.
-        tokenizer: As in the model arguments.
-        pretrained: As in the model arguments; the shipped ``tiny-llada`` where both are missing.
-        revision: As in the model arguments.
-        **settings: The other fields of ``LongBenchOptions``. Other names belong to the model and
-            are ignored, unless they look like a misspelt field.
-
-    Returns:
-        The ``datasets.Dataset`` of the samples under the key ``test``.
+        **given: Fields of ``LongBenchOptions`` among others; ``dataset`` and ``prompt_length`` are
+            required.
 
     Raises:
         ValueError: If a setting is missing, misspelt or wrong, or as ``build_longbench`` does.
         FileNotFoundError: As ``build_longbench`` does.
         ImportError: As ``build_longbench`` does.
     """
-    from datasets import Dataset
-
-    if dataset is None or prompt_length is None:
-        raise ValueError(
-            "metadata of a LongBench task must give dataset and prompt_length; got "
-            f"dataset={dataset!r} and prompt_length={prompt_length!r}."
-        )
-    samples = build_longbench(
-        load_tokenizer(tokenizer, pretrained, revision),
-        dataset=dataset,
-        prompt_length=prompt_length,
-        **own_settings(settings, _SETTINGS, "a LongBench task"),
+    required = ("dataset", "prompt_length")
+    return make_dataset(
+        "a LongBench task", build_longbench, LongBenchOptions, given, required=required
     )
-    return {"test": Dataset.from_list(samples)}
-
-
-_SETTINGS = {option.name for option in fields(LongBenchOptions)} - {"dataset", "prompt_length"}
 
 
 def longbench_documents(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask
+from lm_eval_llada.tasks.task import SampledTask
 
 
-class LongBenchTask(ConfigurableTask):
+class LongBenchTask(SampledTask):
     """A task from a YAML file whose samples say whether their prompts take the chat format.
 
     The harness applies a chat format to all tasks of a run or to none.
@@ -18,14 +18,14 @@ class LongBenchTask(ConfigurableTask):
         """Make the samples, and score one of them.
 
         Args:
-            config: The task file's content. Its key `class`, which names this class, is no setting.
+            config: As in `SampledTask`.
 
         Raises:
             ValueError: If the file or the samples are wrong.
             FileNotFoundError: If the documents are neither there nor to be had from the hub.
             ImportError: If a package that the metric needs is missing.
         """
-        super().__init__(config={k: v for k, v in config.items() if k != "class"})
+        super().__init__(config)
         # What scoring lacks is found out now rather than after everything has been generated.
         sample = self.eval_docs[0]
         self.process_results(sample, [sample["answers"][0]])

@@ -10,12 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_llada.tasks.token_counts import (
-    chat_overhead,
-    cl100k_encoding,
-    make_counter,
-    plain_backend,
-)
+from lm_eval_llada.checkpoints.tokenizers import plain_backend
+from lm_eval_llada.tasks.token_counts import chat_overhead, cl100k_encoding, make_counter
 
 # What decoding writes in place of bytes that are no whole character.
 _REPLACEMENT = "\ufffd"

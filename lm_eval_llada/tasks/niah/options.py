@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.tasks.dataset import SampleOptions
 from lm_eval_llada.tasks.niah.needlebench import FIXED_HAYSTACKS
+from lm_eval_llada.tasks.niah.scores import DEPTHS
 from lm_eval_llada.tasks.text.haystacks import HAYSTACKS, HUB_REVISION
-from lm_eval_llada.tasks.token_counts import LENGTH_UNITS
-
-DEPTHS: tuple[int, ...] = tuple(range(0, 101, 10))
-"""Depths in percent that the tasks report, each under its own name."""
 
 NEEDLES: tuple[str, ...] = ("auto", "numbers", "needlebench")
 """Generated numbers, NeedleBench's facts, or (auto) those that belong to the haystack."""
 
 
-@dataclass(frozen=True)
-class NiahOptions:
-    """What a set of samples is made of.
+@dataclass(frozen=True, kw_only=True)
+class NiahOptions(SampleOptions):
+    """What a set of samples is made of. A ``data_dir`` is one with ``needlebench/``.
 
     Attributes:
         length: Tokens of prompt and output together, in ``length_unit``. With a ``buffer``, those
@@ -37,12 +34,6 @@ class NiahOptions:
         needles: One of ``NEEDLES``.
         num_distractors: Needles of other keys, at random depths, beside the one asked for.
         seed: Seed of everything random.
-        length_unit: One of ``LENGTH_UNITS``.
-        add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
-        apply_chat_template: Whether prompts are sent in the model's chat format, whose tokens then
-            count as well.
-        data_dir: Folder with ``needlebench/``; None reads the hub where files are needed.
-        hub_revision: Revision of the hub repository.
     """
 
     length: int
@@ -54,10 +45,6 @@ class NiahOptions:
     needles: str = "auto"
     num_distractors: int = 0
     seed: int = 2025
-    length_unit: str = "model"
-    add_bos_token: bool = False
-    apply_chat_template: bool = False
-    data_dir: str | Path | None = None
     hub_revision: str = HUB_REVISION
 
     def __post_init__(self) -> None:
@@ -66,17 +53,12 @@ class NiahOptions:
         Raises:
             ValueError: Naming the option, what it may be, and what it was.
         """
+        super().__post_init__()
         for name, least in (
             ("length", 1), ("gen_length", 1), ("repeats", 1), ("num_distractors", 0), ("seed", 0)
         ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}; got {value!r}."
-                )
-        for name, choices in (
-            ("haystack", HAYSTACKS), ("needles", NEEDLES), ("length_unit", LENGTH_UNITS)
-        ):  # fmt: skip
+            require_whole(name, getattr(self, name), least)
+        for name, choices in (("haystack", HAYSTACKS), ("needles", NEEDLES)):
             if getattr(self, name) not in choices:
                 raise unknown_choice(name, getattr(self, name), choices)
         if self.gen_length >= self.length:

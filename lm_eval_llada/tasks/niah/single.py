@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lm_eval_llada.tasks.dataset import make_dataset
 from lm_eval_llada.tasks.niah.needlebench import (
     TokenCutter,
     fixed_context,
@@ -22,23 +23,15 @@ from lm_eval_llada.tasks.niah.needles import (
     needlebench_needles,
     number_needles,
 )
-from lm_eval_llada.tasks.niah.options import (
-    DEPTHS,
-    NiahOptions,
-    checked_depths,
-)
+from lm_eval_llada.tasks.niah.options import NiahOptions, checked_depths
 from lm_eval_llada.tasks.niah.placing import (
     Haystack,
     fill,
     insert,
 )
-from lm_eval_llada.tasks.settings import generation_settings, own_settings
+from lm_eval_llada.tasks.niah.scores import DEPTHS
 from lm_eval_llada.tasks.text.haystacks import corpus, haystack_pieces
-from lm_eval_llada.tasks.token_counts import (
-    TokenCounter,
-    load_tokenizer,
-    make_counter,
-)
+from lm_eval_llada.tasks.token_counts import TokenCounter, make_counter
 
 __all__ = ["DEPTHS", "NiahOptions", "build_niah", "niah_dataset"]
 
@@ -91,68 +84,27 @@ def build_niah(
 
 
 def niah_dataset(
-    *,
-    length: int | None = None,
-    generation_kwargs: Mapping[str, Any] | None = None,
-    gen_kwargs: Mapping[str, Any] | None = None,
-    data_seed: int = NiahOptions.seed,
-    tokenizer: Any = None,
-    pretrained: Any = None,
-    revision: str | None = None,
-    build: Callable[..., list[dict[str, Any]]] = build_niah,
-    **settings: Any,
+    *, build: Callable[..., list[dict[str, Any]]] = build_niah, **given: Any
 ) -> dict[str, Any]:
-    """Make the data set of a task file; lm-eval calls it with ``metadata`` and the model arguments.
-
-    The output's length is read from the task's own ``generation_kwargs``, which a task file hands
-    over by a YAML alias, so that the samples leave exactly the room that generation will use.
+    """Make the data set of a task file; see ``make_dataset``, whose ``given`` lm-eval hands over.
 
     Args:
-        length: Tokens of prompt and output together.
-        generation_kwargs: The task's, with ``gen_length``.
-        gen_kwargs: Settings given on the command line, which win over the task's.
-        data_seed: Seed of the samples. Not called seed, since that model argument reaches this
-            function too and must not change the samples.
-        tokenizer: As in the model arguments.
-        pretrained: As in the model arguments; the shipped ``tiny-llada`` where both are missing.
-        revision: As in the model arguments.
         build: What makes the samples; takes a tokenizer and the fields of ``NiahOptions``.
-        **settings: The other fields of ``NiahOptions``. Other names belong to the model and are
-            ignored, unless they look like a misspelt field.
-
-    Returns:
-        The ``datasets.Dataset`` of the samples under the key ``test``.
+        **given: Fields of ``NiahOptions`` among others; ``length`` is required.
 
     Raises:
         ValueError: If a setting is missing, misspelt or wrong, or a depth has no metric.
         FileNotFoundError: If a file of NeedleBench is neither there nor to be had from the hub.
     """
-    from datasets import Dataset
-
-    if length is None:
-        raise ValueError("metadata of a NIAH task must give length, in tokens; it has none.")
-    options = own_settings(settings, _SETTINGS, "a NIAH task")
-    depths = checked_depths(options.get("depths", DEPTHS))
-    without_metric = [depth for depth in depths if depth not in DEPTHS]
+    depths = given.get("depths")
+    without_metric = [d for d in checked_depths(depths) if d not in DEPTHS] if depths else []
     if without_metric:
         raise ValueError(
             f"depths of a task must be among {', '.join(map(str, DEPTHS))}, which have metrics; "
             f"got {', '.join(f'{depth:g}' for depth in without_metric)}. "
             "Use build_niah for samples at other depths."
         )
-    samples = build(
-        load_tokenizer(tokenizer, pretrained, revision),
-        length=length,
-        gen_length=_output_length(
-            generation_settings(generation_kwargs=generation_kwargs, gen_kwargs=gen_kwargs)
-        ),
-        seed=data_seed,
-        **options,
-    )
-    return {"test": Dataset.from_list(samples)}
-
-
-_SETTINGS = {option.name for option in fields(NiahOptions)} - {"length", "gen_length", "seed"}
+    return make_dataset("a NIAH task", build, NiahOptions, given, required=("length",))
 
 
 def counter_of(options: NiahOptions, tokenizer: Any) -> TokenCounter:
@@ -272,14 +224,3 @@ def _sample(
 @lru_cache(maxsize=4)
 def _corpus_text(haystack: str, data_dir: str | Path | None, revision: str) -> str:
     return "\n".join(corpus(haystack, data_dir, revision))
-
-
-def _output_length(generation: Mapping[str, Any]) -> int:
-    for name in ("gen_length", "max_gen_toks"):
-        if name in generation:
-            return generation[name]
-    raise ValueError(
-        "metadata of a NIAH task must repeat its generation_kwargs with gen_length, as in "
-        "'generation_kwargs: &generation {gen_length: 16, ...}' and, under metadata, "
-        "'generation_kwargs: *generation'."
-    )

@@ -1,7 +1,7 @@
 """What a paper's protocol says about the model, for the tasks that are named after it.
 
-Samples, prompts and decoding are in the task files, `tasks/longllada` and `tasks/ultrallada`. The
-rest is arguments of the model, which task files cannot set: the command line fills them in here.
+Samples, prompts and decoding are in the grid `tasks/papers.yaml`. The rest is arguments of the
+model, which task files cannot set: the command line fills them in here.
 """
 
 from __future__ import annotations

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.errors import require_whole
-from lm_eval_llada.tasks.settings import own_settings
+from lm_eval_llada.tasks.dataset import make_dataset
 from lm_eval_llada.tasks.text.long_texts import (
     TokenText,
     long_texts,
     read_documents,
     tokenize,
 )
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -97,46 +95,24 @@ def build_perplexity(tokenizer: Any, **options: Any) -> list[dict[str, Any]]:
     return samples
 
 
-def perplexity_dataset(
-    *,
-    lengths: Sequence[int] | None = None,
-    tokenizer: Any = None,
-    pretrained: Any = None,
-    revision: str | None = None,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Make the data set of a task file; lm-eval calls it with ``metadata`` and the model arguments.
+def perplexity_dataset(*, lengths: Any = None, **given: Any) -> dict[str, Any]:
+    """Make the data set of a task file; see ``make_dataset``, whose ``given`` lm-eval hands over.
 
     Args:
         lengths: Context lengths in tokens.
-        tokenizer: As in the model arguments.
-        pretrained: As in the model arguments; the shipped ``tiny-llada`` where both are missing.
-        revision: As in the model arguments.
-        **settings: The other fields of ``PerplexityOptions``. Other names belong to the model and
-            are ignored, unless they look like a misspelt field.
-
-    Returns:
-        The ``datasets.Dataset`` of the samples under the key ``test``.
+        **given: The other fields of ``PerplexityOptions``, among others.
 
     Raises:
         ValueError: If a setting is missing, misspelt or wrong, or as ``build_perplexity`` does.
         FileNotFoundError: As ``build_perplexity`` does.
     """
-    from datasets import Dataset
-
-    if lengths is None:
-        raise ValueError("metadata of a perplexity task must give lengths, in tokens; it has none.")
-    if not isinstance(lengths, list | tuple):
-        raise ValueError(f"lengths must be a list of whole numbers; got {lengths!r}.")
-    samples = build_perplexity(
-        load_tokenizer(tokenizer, pretrained, revision),
-        lengths=tuple(lengths),
-        **own_settings(settings, _SETTINGS, "a perplexity task"),
+    if lengths is not None:
+        if not isinstance(lengths, list | tuple):
+            raise ValueError(f"lengths must be a list of whole numbers; got {lengths!r}.")
+        given["lengths"] = tuple(lengths)
+    return make_dataset(
+        "a perplexity task", build_perplexity, PerplexityOptions, given, required=("lengths",)
     )
-    return {"test": Dataset.from_list(samples)}
-
-
-_SETTINGS = {option.name for option in fields(PerplexityOptions)} - {"lengths"}
 
 
 @dataclass

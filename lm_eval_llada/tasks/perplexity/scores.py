@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_llada.tasks.niah.scores import clustered_stderr, weighted_mean
+from lm_eval_llada.tasks.statistics import clustered_stderr, weighted_mean
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from lm_eval_llada.tasks.ruler.options import (
     FILELESS_TASKS,
-    RULER_LENGTHS,
     RULER_TASKS,
     RulerOptions,
 )
 from lm_eval_llada.tasks.ruler.samples import (
     build_ruler,
     ruler_dataset,
-    shortest_length,
 )
 
 __all__ = [
     "FILELESS_TASKS",
-    "RULER_LENGTHS",
     "RULER_TASKS",
     "RulerOptions",
     "build_ruler",
     "ruler_dataset",
-    "shortest_length",
 ]

@@ -9,7 +9,6 @@ import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
@@ -39,10 +38,6 @@ _NEW: Mapping[str, Callable[[random.Random], str]] = {
 
 NEEDLE_TYPES: tuple[str, ...] = tuple(_NEW)
 """What keys and values can be: adjective and noun, seven digits, or random UUIDs."""
-
-# Each sample has a maker of its own, and reading a text out of lm-eval's modules takes 4 ms.
-_template = lru_cache(maxsize=1)(ruler_template)
-_text = lru_cache(maxsize=2)(ruler_text)
 
 
 @dataclass(frozen=True)
@@ -139,7 +134,7 @@ def needle_maker(
     chosen = changed(NIAH_TASKS[task], settings, task)
     if chosen.type_haystack == "essay" and not essays:
         raise ValueError(f"{task} hides its needles in essays; pass essays, at least one text.")
-    return NeedleMaker(chosen, seed, template or _template("niah"), essays or ())
+    return NeedleMaker(chosen, seed, template or ruler_template("niah"), essays or ())
 
 
 class NeedleMaker:
@@ -173,7 +168,7 @@ class NeedleMaker:
         self.settings = settings
         self._seed = seed
         self._template = template.singular() if self._asks_for_one else template
-        self._statement = _text("niah_needle")
+        self._statement = ruler_text("niah_needle")
         self._haystack = self._make_haystack(essays)
         rng = random.Random(f"{seed}/needles")
         self._taken: set[str] = set()
@@ -233,7 +228,7 @@ class NeedleMaker:
             return EssayHaystack(essays)
         if self.settings.type_haystack == "needle":
             return LineHaystack(self._distractors)
-        noise = _text("niah_noise")
+        noise = ruler_text("niah_noise")
         return LineHaystack(lambda num_lines: [noise] * num_lines)
 
     def _distractors(self, num_lines: int) -> list[str]:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.tasks.dataset import SampleOptions, require_bool
 from lm_eval_llada.tasks.prompts import RulerTemplate, ruler_template
-from lm_eval_llada.tasks.token_counts import LENGTH_UNITS
+from lm_eval_llada.tasks.ruler.scores import GROUPS
 
-RULER_TASKS: tuple[str, ...] = (
-    *("niah_single_1", "niah_single_2", "niah_single_3"),
-    *("niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
-    *("niah_multivalue", "niah_multiquery"),
-    *("vt", "cwe", "fwe", "qa_1", "qa_2"),
-)
+RULER_TASKS: tuple[str, ...] = tuple(task for group in GROUPS.values() for task in group)
 """The 13 tasks."""
-
-RULER_LENGTHS: dict[str, int] = {f"{size}k": size * 1024 for size in (4, 8, 16, 32, 64, 128)}
-"""Lengths, in tokens, that have task files, by the ending of the files' names."""
 
 FILELESS_TASKS: tuple[str, ...] = (
     *("niah_single_1", "niah_multikey_2", "niah_multikey_3"),
@@ -40,9 +32,9 @@ def kind_of(task: str) -> str:
     return task.partition("_")[0]
 
 
-@dataclass(frozen=True)
-class RulerOptions:
-    """What a set of samples is made of.
+@dataclass(frozen=True, kw_only=True)
+class RulerOptions(SampleOptions):
+    """What a set of samples is made of. A ``data_dir`` is one with ``ruler/`` and ``needlebench/``.
 
     Attributes:
         task: One of ``RULER_TASKS``.
@@ -50,17 +42,10 @@ class RulerOptions:
         gen_length: Tokens reserved for the output.
         num_samples: How many samples.
         seed: Seed of everything random.
-        length_unit: One of ``LENGTH_UNITS``.
-        add_bos_token: Whether the model puts a beginning-of-sequence token before each prompt.
-        apply_chat_template: Whether prompts are sent in the model's chat format, whose tokens then
-            count as well.
         answer_newline: Whether a newline follows the answer prefix.
         settings: Numbers of the task's configuration that are to differ from the original's.
         template: Wording in place of the original's; see ``prompts.RulerTemplate`` for the fields.
         answer_prefix: The same for the answer's beginning, with its own white space in front.
-        data_dir: Folder with ``ruler/`` and ``needlebench/``; None reads the hub where files are
-            needed.
-        hub_revision: Revision of the hub repository; None means the one each corpus has by default.
     """
 
     task: str
@@ -68,15 +53,10 @@ class RulerOptions:
     gen_length: int
     num_samples: int = 100
     seed: int = 2025
-    length_unit: str = "model"
-    add_bos_token: bool = False
-    apply_chat_template: bool = False
     answer_newline: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     template: str | None = None
     answer_prefix: str | None = None
-    data_dir: str | Path | None = None
-    hub_revision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values of a wrong kind or out of range.
@@ -85,13 +65,10 @@ class RulerOptions:
             ValueError: Naming the option, what it may be, and what it was.
         """
         kind_of(self.task)
-        if self.length_unit not in LENGTH_UNITS:
-            raise unknown_choice("length_unit", self.length_unit, LENGTH_UNITS)
+        super().__post_init__()
         for name, least in (("length", 1), ("gen_length", 1), ("num_samples", 1), ("seed", 0)):
             require_whole(name, getattr(self, name), least)
-        for name in ("add_bos_token", "apply_chat_template", "answer_newline"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false; got {getattr(self, name)!r}.")
+        require_bool("answer_newline", self.answer_newline)
         if not isinstance(self.settings, Mapping):
             raise ValueError(f"settings must be names with values; got {self.settings!r}.")
         if self.gen_length >= self.length:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from lm_eval_llada.tasks.prompts import ruler_template
+from lm_eval_llada.tasks.dataset import make_dataset
 from lm_eval_llada.tasks.ruler.draft import Maker
 from lm_eval_llada.tasks.ruler.fitting import fit
 from lm_eval_llada.tasks.ruler.makers import make_maker
 from lm_eval_llada.tasks.ruler.options import (
     FILELESS_TASKS,
     RulerOptions,
-    kind_of,
 )
-from lm_eval_llada.tasks.settings import generation_settings, own_settings
-from lm_eval_llada.tasks.token_counts import load_tokenizer, make_counter
+from lm_eval_llada.tasks.settings import own_settings
+from lm_eval_llada.tasks.token_counts import make_counter
 
 
 def build_ruler(
@@ -60,86 +59,33 @@ def build_ruler(
     return [_sample(checked, index, maker, count) for index, maker in enumerate(makers)]
 
 
-def shortest_length(
-    task: str, tokenizer: Any, gen_length: int | None = None, **options: Any
-) -> int:
-    """Return the smallest length, in tokens, at which all samples of a task can be made.
-
-    It depends on the tokenizer and, since texts differ from sample to sample, on seed and number of
-    samples. Of a large vocabulary cwe needs about 760 tokens and qa_2, whose questions bring ten
-    documents each, about 3,000; of tiny-llada's, which has 1,024, they take about twice as many.
-
-    Args:
-        task: One of ``RULER_TASKS``.
-        tokenizer: A transformers tokenizer: the model's.
-        gen_length: Tokens reserved for the output; None means the original's.
-        **options: The other fields of ``RulerOptions``, but not ``length``.
-
-    Raises:
-        ValueError: If an option is wrong.
-        FileNotFoundError: If the task needs a corpus that is neither there nor on the hub.
-        ImportError: If a package of the extra ``ruler`` is needed and missing.
-    """
-    if gen_length is None:
-        gen_length = ruler_template(kind_of(task)).max_new_tokens
-    checked = RulerOptions(task=task, length=gen_length + 1, gen_length=gen_length, **options)
-    return _shortest(checked, _count_function(checked, tokenizer))
-
-
 def ruler_dataset(
-    *,
-    ruler_task: str | None = None,
-    length: int | None = None,
-    generation_kwargs: Mapping[str, Any] | None = None,
-    gen_kwargs: Mapping[str, Any] | None = None,
-    output_budget: int | None = None,
-    data_seed: int = RulerOptions.seed,
-    tokenizer: Any = None,
-    pretrained: Any = None,
-    revision: str | None = None,
-    **others: Any,
+    *, ruler_task: str | None = None, output_budget: int | None = None, **given: Any
 ) -> dict[str, Any]:
-    """Make the data set of a task file; lm-eval calls it with ``metadata`` and the model arguments.
+    """Make the data set of a task file; see ``make_dataset``, whose ``given`` lm-eval hands over.
 
     Args:
         ruler_task: One of ``RULER_TASKS``.
-        length: Tokens of prompt, answer prefix and output together.
-        generation_kwargs: The task's, with ``gen_length``, by a YAML alias.
-        gen_kwargs: Settings given on the command line, which win over the task's.
         output_budget: Tokens reserved for the output; None means the ``gen_length`` in effect, so
             that samples leave exactly the room that generation will use.
-        data_seed: Seed of the samples. Not called seed, since that model argument reaches this
-            function too and must not change the samples.
-        tokenizer: As in the model arguments.
-        pretrained: As in the model arguments; the shipped ``tiny-llada`` where both are missing.
-        revision: As in the model arguments.
-        **others: The other fields of ``RulerOptions``. Names beside those belong to the model and
-            are ignored, unless they look like a misspelt setting.
-
-    Returns:
-        The ``datasets.Dataset`` of the samples under the key ``test``.
+        **given: Fields of ``RulerOptions`` among others; ``length`` is required.
 
     Raises:
         ValueError: If a setting is missing, misspelt or wrong, or the length is too short.
         FileNotFoundError: If the task needs a corpus that is neither there nor on the hub.
         ImportError: If a package of the extra ``ruler`` is needed and missing.
     """
-    from datasets import Dataset
-
-    if ruler_task is None or length is None:
-        raise ValueError(
-            "metadata of a RULER task must give ruler_task and length (tokens); got "
-            f"ruler_task={ruler_task!r}, length={length!r}."
-        )
-    generation = generation_settings(generation_kwargs=generation_kwargs, gen_kwargs=gen_kwargs)
+    if ruler_task is None:
+        raise ValueError("metadata of a RULER task must give ruler_task.")
+    own_settings(given, ("output_budget",), "a RULER task")  # which refuses what is close to it
     try:
-        samples = build_ruler(
-            load_tokenizer(tokenizer, pretrained, revision),
-            task=ruler_task,
-            length=length,
-            gen_length=_output_length(generation) if output_budget is None else output_budget,
-            seed=data_seed,
-            **own_settings(others, _SETTINGS, "a RULER task"),
+        return make_dataset(
+            "a RULER task",
+            build_ruler,
+            RulerOptions,
+            {**given, "task": ruler_task},
+            required=("task", "length"),
+            gen_length=output_budget,
         )
     except (FileNotFoundError, ImportError) as error:
         # One of a group's tasks stops the whole run, so say which, and what runs without files.
@@ -147,7 +93,6 @@ def ruler_dataset(
         raise kind(
             f"RULER's {ruler_task}: {error} Tasks without a corpus: {', '.join(FILELESS_TASKS)}."
         ) from error
-    return {"test": Dataset.from_list(samples)}
 
 
 # Parameters of `ruler_dataset` that a misspelt name could mean.
@@ -216,14 +161,3 @@ def _sample(
     }
     # An empty dict would be a column without a type.
     return {**sample, "details": dict(draft.details)} if draft.details else sample
-
-
-def _output_length(generation: Mapping[str, Any]) -> int:
-    for name in ("gen_length", "max_gen_toks"):
-        if name in generation:
-            return generation[name]
-    raise ValueError(
-        "metadata of a RULER task must give output_budget, or repeat its generation_kwargs with "
-        "gen_length, as in 'generation_kwargs: &generation {gen_length: 128, ...}' and, under "
-        "metadata, 'generation_kwargs: *generation'."
-    )

@@ -182,7 +182,7 @@ def test_special_tokens_of_the_model_are_counted():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "length must be a whole number of at least 1; got 0"),
+        ({"length": 0}, "length must be a whole number >= 1; got 0"),
         ({"length": 300.0}, "length must be a whole number"),
         ({"gen_length": 0}, "gen_length must be"),
         ({"repeats": 0}, "repeats must be"),
@@ -259,7 +259,7 @@ def test_settings_of_the_command_line_win():
     ("change", "message"),
     [
         ({"length": None}, "must give length"),
-        ({"generation_kwargs": None}, "generation: &generation|&generation"),
+        ({"generation_kwargs": None}, "generation_kwargs of a NIAH task must give gen_length"),
         ({"num_distractor": 3}, "Did you mean 'num_distractors'"),
         ({"depth": [0]}, "Did you mean 'depths'"),
         ({"depths": [0, 25, 50]}, "which have metrics; got 25"),

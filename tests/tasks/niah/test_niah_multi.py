@@ -16,14 +16,15 @@ from lm_eval_llada.harness.llada import LLaDALM
 from lm_eval_llada.tasks import token_counts as counting
 from lm_eval_llada.tasks.grid import tasks_path
 from lm_eval_llada.tasks.niah.multi import build_niah_multi, niah_multi_dataset
-from lm_eval_llada.tasks.niah.scores import niah_multi_results, weighted_mean
+from lm_eval_llada.tasks.niah.scores import niah_multi_results
+from lm_eval_llada.tasks.statistics import weighted_mean
 from tests.helpers.cl100k_stand_in import StandIn
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
 NEEDLE = re.compile(r"The [a-z]+ [a-z]+ for ([a-z]+-[a-z]+) is (\d{5})\.")
 DEPTHS = [10, 30, 50, 70, 90]
 DEPTH_KEYS = [f"depth_{depth:03d}" for depth in range(0, 101, 10)]
-FOLDER = str(tasks_path() / "niah_multi")
+FOLDER = str(tasks_path() / "niah")
 LENGTHS = [512 * 2**step for step in range(7)]
 
 

@@ -26,7 +26,7 @@ from lm_eval_llada.tasks.perplexity.scores import (
 from lm_eval_llada.tasks.text.long_texts import read_documents, tokenize
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
-FOLDER = tasks_path() / "perplexity"
+FOLDER = tasks_path() / "ppl"
 LEAVES = sorted(FOLDER.glob("ppl_*.yaml"))
 LENGTHS = (128, 256, 512)
 

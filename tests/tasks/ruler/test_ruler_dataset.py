@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_llada.tasks.prompts import ruler_template
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.tasks.ruler.makers import make_maker
 from lm_eval_llada.tasks.ruler.options import (
     FILELESS_TASKS,
@@ -19,11 +19,10 @@ from lm_eval_llada.tasks.ruler.options import (
 from lm_eval_llada.tasks.ruler.samples import (
     build_ruler,
     ruler_dataset,
-    shortest_length,
 )
 from lm_eval_llada.tasks.ruler.scores import GROUPS, ruler_results
 from lm_eval_llada.tasks.settings import own_settings
-from lm_eval_llada.tasks.token_counts import load_tokenizer, make_counter
+from lm_eval_llada.tasks.token_counts import make_counter
 from tests.helpers.ruler_corpora import NUM_QUESTIONS, write_corpora
 from tests.helpers.ruler_reader import answer, second_half
 
@@ -41,12 +40,20 @@ def tokenizer():
 
 
 def budget_of(task: str) -> int:
-    return ruler_template(kind_of(task)).max_new_tokens
+    return {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}[kind_of(task)]
 
 
 def build(tokenizer, task: str, length: int = 2048, num_samples: int = 2, **options) -> list[dict]:
     options = {"gen_length": budget_of(task), "num_samples": num_samples, **options}
     return build_ruler(tokenizer, task=task, length=length, **options)
+
+
+def shortest_length(tokenizer, task: str, **options) -> int:
+    """The length that the refusal of a much shorter one names."""
+    options = {"gen_length": budget_of(task), **options}
+    with pytest.raises(ValueError, match="shortest possible length") as refusal:
+        build_ruler(tokenizer, task=task, length=options["gen_length"] + 1, **options)
+    return int(str(refusal.value).split("length is ")[1].split()[0])
 
 
 # --- lengths ------------------------------------------------------------------------------------
@@ -64,7 +71,7 @@ def test_one_more_unit_would_not_fit(tokenizer, data_dir, task, length):
     budget = length - budget_of(task)
     count = make_counter(tokenizer).count
     assert count(sample["input"] + sample["gen_prefix"]) == sample["num_tokens"] <= budget
-    options = RulerOptions(task, length, budget_of(task), data_dir=data_dir)
+    options = RulerOptions(task=task, length=length, gen_length=budget_of(task), data_dir=data_dir)
     assert count(make_maker(options, 0).draft(sample["num_units"] + 1).text) > budget
     if length == 32768:
         assert budget - sample["num_tokens"] < 0.01 * length
@@ -73,7 +80,7 @@ def test_one_more_unit_would_not_fit(tokenizer, data_dir, task, length):
 @pytest.mark.parametrize("task", ["niah_single_1", "cwe", "fwe", "qa_2"])
 def test_shortest_length_suffices_and_one_token_less_does_not(tokenizer, data_dir, task):
     options = {"num_samples": 3, "data_dir": data_dir}
-    shortest = shortest_length(task, tokenizer, **options)
+    shortest = shortest_length(tokenizer, task, **options)
     assert len(build(tokenizer, task, shortest, **options)) == 3
     message = f"too short for {task}.*shortest possible length is {shortest} of the model's tokens"
     with pytest.raises(ValueError, match=message):
@@ -83,7 +90,7 @@ def test_shortest_length_suffices_and_one_token_less_does_not(tokenizer, data_di
 def test_refusal_names_a_length_that_the_settings_of_that_length_fit(tokenizer):
     # From 4096 tokens on cwe has settings that take more than those below.
     options = {"settings": {"num_examples": 3}, "gen_length": 120, "num_samples": 1}
-    shortest = shortest_length("cwe", tokenizer, **options)
+    shortest = shortest_length(tokenizer, "cwe", **options)
     assert shortest < 4096
     with pytest.raises(ValueError, match="shortest possible length") as refusal:
         build_ruler(tokenizer, task="cwe", length=4200, **options)
@@ -242,9 +249,11 @@ def test_other_names_pass_by_and_none_means_not_given():
 
 
 def test_metadata_without_task_length_or_output_is_explained():
-    with pytest.raises(ValueError, match="must give ruler_task and length"):
+    with pytest.raises(ValueError, match="a RULER task must give ruler_task"):
+        ruler_dataset(length=2048)
+    with pytest.raises(ValueError, match="a RULER task must give length"):
         ruler_dataset(ruler_task="vt")
-    with pytest.raises(ValueError, match="output_budget, or repeat its generation_kwargs"):
+    with pytest.raises(ValueError, match="gen_length.*class: !function .*SampledTask"):
         ruler_dataset(ruler_task="vt", length=2048)
 
 

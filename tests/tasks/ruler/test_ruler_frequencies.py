@@ -309,7 +309,7 @@ def test_answer_prefix_is_the_originals(make, prefix):
     ("make", "kind", "times"), [(common_words_maker, "cwe", 2), (frequent_words_maker, "fwe", 1)]
 )
 def test_users_wording_is_used(make, kind, times):
-    wording = RulerTemplate(kind, "<{context}>10?{query}", " so:", 30)
+    wording = RulerTemplate(kind, "<{context}>10?{query}", " so:")
     draft = make(seed="", length=4096, template=wording).draft(50)
     assert draft.prompt.count("<") == draft.prompt.count(">10?") == times
     assert draft.answer_prefix == " so:"

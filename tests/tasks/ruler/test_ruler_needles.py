@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.tasks.prompts import ruler_template, ruler_text
 from lm_eval_llada.tasks.ruler import needles, words
 from lm_eval_llada.tasks.ruler.draft import Draft
@@ -30,11 +31,7 @@ from lm_eval_llada.tasks.text.haystacks import (
     heldout_text,
     noise_sentences,
 )
-from lm_eval_llada.tasks.token_counts import (
-    TokenCounter,
-    load_tokenizer,
-    make_counter,
-)
+from lm_eval_llada.tasks.token_counts import TokenCounter, make_counter
 from tests.helpers.official_data import official_data
 
 ESSAYS = (heldout_text(), " ".join(noise_sentences()))

@@ -355,7 +355,7 @@ def test_prompt_ends_in_the_question_and_the_prefix_is_the_originals(folder):
 
 
 def test_users_wording_is_used(folder):
-    wording = RulerTemplate("qa", "{query} <{context}>", " So:", 30)
+    wording = RulerTemplate("qa", "{query} <{context}>", " So:")
     draft = question_maker("qa_1", index=0, seed="", data_dir=folder, template=wording).draft(1)
     assert draft.text == "What says A0? <Document 1:\nParagraph A0 says: answer A0.> So:"
 

@@ -193,7 +193,7 @@ def test_answer_prefix_names_the_number_and_how_many_variables():
 
 
 def test_users_wording_is_used_in_sample_and_example():
-    wording = RulerTemplate("vt", "<{context}> {query}?", " {num_v} of {query}:", 30)
+    wording = RulerTemplate("vt", "<{context}> {query}?", " {num_v} of {query}:")
     draft = tracing_maker(seed="mine", template=wording).draft(6)
     assert draft.prompt.count("<") == 2
     assert draft.answer_prefix == f" 5 of {draft.details['value']}:"
