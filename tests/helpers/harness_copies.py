@@ -11,7 +11,7 @@ from lm_eval_llada.tasks import harness_texts
 
 
 @pytest.fixture
-def copied_tasks(tmp_path, monkeypatch) -> Path:
+def copied_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of lm-eval's two task folders, which the package reads instead of the real ones."""
     for name in ("longbench", "ruler"):
         shutil.copytree(
