@@ -13,7 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import figure1
 from lm_eval_llada.cli.main import main
-from lm_eval_llada.diffusion.likelihood import perplexity
 from lm_eval_llada.report.cells import Cell, NeedleScores
 from lm_eval_llada.report.curve_picture import draw_curves
 from lm_eval_llada.report.curves import Series, curve_table, read_curves
@@ -35,7 +34,8 @@ def test_cumulative_values_are_longlladas_geometric_mean():
     nats = [2.0, 3.0, 1.5, 4.0]
     points = curve_points(scored(nats), [128, 192, 256, 320], 64)
     curve = [point.cumulative.perplexity for point in points]
-    assert curve == pytest.approx(perplexity(nats))
+    means = [math.exp(sum(nats[:k]) / k) for k in range(1, len(nats) + 1)]
+    assert curve == pytest.approx(means)
     assert [point.local.nats for point in points] == nats
 
 
@@ -123,10 +123,10 @@ def test_the_curve_script_writes_every_estimator_of_every_point(files):
 
 
 def test_a_finished_curve_is_not_measured_again(files, random_checkpoint, capsys, monkeypatch):
-    from lm_eval_llada.engine import runner
+    from lm_eval_llada.engine import loading
 
     before = files["llada"].read_bytes()
-    monkeypatch.setattr(runner, "load_model", None)  # weights would be read by this
+    monkeypatch.setattr(loading, "load_model", None)  # weights would be read by this
     given = ["--model_args", f"pretrained={random_checkpoint},target_length=256"]
     more = ["--context", "64", "--chunk_length", "8", "--points", "3", "--mc_num", "4"]
     names = ["--estimator", "elbo", "masked_mean", "duel", "--output", str(files["llada"])]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
-from lm_eval_llada.cli import main as cli
+from lm_eval_llada.cli import run as cli
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.tasks import token_counts as counting
