@@ -14,6 +14,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.tasks.harness_texts import (
@@ -46,6 +47,7 @@ _LOST_ENDINGS: dict[str, str] = {
 _LOST_EMPTY_LINE = ("triviaqa", "samsum")
 
 # The run-together words in narrativeqa's prompt stay: the original was released with them.
+# `part_words` is for releases of results that ran it with them apart.
 
 
 @dataclass(frozen=True)
@@ -150,23 +152,41 @@ RULER_KINDS: tuple[str, ...] = ("niah", "vt", "cwe", "fwe", "qa")
 _MISSPELLED, _CORRECTED = "assgined", "assigned"
 
 
-def longbench_prompt(dataset: str, template: str | None = None) -> LongBenchPrompt:
+def longbench_prompt(
+    dataset: str,
+    template: str | None = None,
+    *,
+    wording: str | None = None,
+    part_words: str | None = None,
+    ending: str = "",
+) -> LongBenchPrompt:
     """Return the prompt and the settings of a LongBench dataset.
 
     Args:
         dataset: One of ``LONGBENCH_DATASETS``.
-        template: Wording in place of the original's, as in ``LongBenchPrompt``.
+        template: Wording in place of the original's, as in ``LongBenchPrompt``. The rest then
+            changes nothing.
+        wording: The dataset whose wording asks; None stands for ``dataset`` itself.
+        part_words: A dataset in whose wording words stand apart that are run together in this one,
+            where they are then parted.
+        ending: What follows the wording.
 
     Raises:
-        ValueError: If the dataset is unknown, the installed lm-eval lacks the text and no template
+        ValueError: If a dataset is unknown, the installed lm-eval lacks the text and no template
             is given, or the template is wrong.
         ImportError: If lm-eval is needed and not installed.
     """
-    if dataset not in LONGBENCH_DATASETS:
-        raise unknown_choice("dataset", dataset, LONGBENCH_DATASETS)
+    for name, value in (("dataset", dataset), ("wording", wording), ("part_words", part_words)):
+        if value is not None and value not in LONGBENCH_DATASETS:
+            raise unknown_choice(name, value, LONGBENCH_DATASETS)
+    if template is None:
+        template = _longbench_template(wording or dataset)
+        if part_words is not None:
+            template = _parted_as(_longbench_template(part_words), template)
+        template += ending
     return LongBenchPrompt(
         dataset=dataset,
-        template=_longbench_template(dataset) if template is None else template,
+        template=template,
         chat_template=dataset not in _FEW_SHOT + _CODE,
         first_line=dataset in _FEW_SHOT,
     )
@@ -238,6 +258,12 @@ def _longbench_template(dataset: str) -> str:
     ending = _LOST_ENDINGS.get(dataset, "")
     # A release that has put an ending right must not get it twice.
     return text if text.endswith(ending) else text + ending
+
+
+def _parted_as(model: str, text: str) -> str:
+    """Part each word of a text that is two neighbouring words of another text run together."""
+    pairs = {one + other: f"{one} {other}" for one, other in pairwise(re.findall(r"\w+", model))}
+    return re.sub(r"\w+", lambda word: pairs.get(word[0], word[0]), text)
 
 
 def _ruler_fields(task: str) -> tuple[str, ...]:

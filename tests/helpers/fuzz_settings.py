@@ -250,7 +250,10 @@ _BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }  # fmt: skip
 _LONGBENCH = {**_COMMON, "dataset": st.sampled_from(["trec", "hotpotqa", "hotpot"]),
               "prompt_length": st.integers(1, 300), "num_samples": st.integers(1, 3),
-              "template": st.sampled_from(["{context}", "{input}", "{", "{x}"])}  # fmt: skip
+              "template": st.sampled_from(["{context}", "{input}", "{", "{x}"]),
+              "wording": st.sampled_from(["trec", "qasper", "qaspr"]),
+              "part_words": st.sampled_from(["qasper", "x"]),
+              "ending": st.text(max_size=2)}  # fmt: skip
 
 
 def run_metadata(value: tuple[str, dict[str, Any]]) -> None:

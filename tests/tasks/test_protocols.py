@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -16,7 +17,7 @@ from lm_eval_llada.tasks import token_counts as counting
 from lm_eval_llada.tasks.grid import shipped_configs, tasks_path
 from lm_eval_llada.tasks.niah.scores import DEPTHS
 from lm_eval_llada.tasks.papers.protocols import fill_protocols, protocols_of
-from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS
+from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS, longbench_prompt
 from lm_eval_llada.tasks.ruler.options import RULER_TASKS
 from tests.helpers.cl100k_stand_in import StandIn
 from tests.helpers.command_line import call, check_one_sentence, parsed
@@ -202,6 +203,40 @@ def test_ruler_of_ultrallada_ends_in_a_newline(cl100k):
     assert task.test_docs()[0]["gen_prefix"].endswith("\n")
 
 
+# max_out_len of OpenCompass 0.4.2's LongBench configurations, which both releases run.
+OUTPUTS = {
+    **dict.fromkeys(("qasper", "hotpotqa", "2wikimqa", "musique", "triviaqa"), 32),
+    **dict.fromkeys(("passage_count", "passage_retrieval_en", "passage_retrieval_zh"), 32),
+    **dict.fromkeys(("multifieldqa_en", "multifieldqa_zh", "trec", "lsht", "lcc"), 64),
+    **dict.fromkeys(("repobench-p",), 64),
+    **dict.fromkeys(("narrativeqa", "dureader", "samsum"), 128),
+    **dict.fromkeys(("gov_report", "qmsum", "multi_news", "vcsum"), 512),
+}
+# Where its wording is not the original's: first 16 digits of the SHA-256 of each `prompt`.
+OPENCOMPASS_PROMPTS = {
+    "narrativeqa": "5178f3835db90239",
+    "qasper": "9ec4ae308865bd0c",
+    "multi_news": "3f65eac0d079ea05",
+}
+
+
+@pytest.mark.parametrize("group", LONGBENCH)
+def test_longbench_asks_in_the_words_of_the_release(group):
+    paper, _, size = group.rpartition("_")
+    for dataset in LONGBENCH_DATASETS:
+        config = shipped_configs()["papers"][f"{paper}_{dataset}_{size}"]
+        metadata = config["metadata"]
+        options = {k: metadata[k] for k in ("wording", "part_words", "ending") if k in metadata}
+        template = longbench_prompt(dataset, **options).template
+        if dataset in OPENCOMPASS_PROMPTS:
+            digest = hashlib.sha256(template.encode()).hexdigest()[:16]
+            assert digest == OPENCOMPASS_PROMPTS[dataset]
+        else:
+            assert template == longbench_prompt(dataset).template
+    original = longbench_prompt("qasper").template
+    assert longbench_prompt("qasper", original, wording="trec", ending="!").template == original
+
+
 @pytest.mark.parametrize("group", LONGBENCH)
 def test_longbench_has_the_settings_of_the_release(monkeypatch, group):
     calls = {}
@@ -217,18 +252,12 @@ def test_longbench_has_the_settings_of_the_release(monkeypatch, group):
     loaded = load(group)
     paper, _, size = group.rpartition("_")
     assert set(calls) == set(LONGBENCH_DATASETS) and len(calls) == 21
-    assert all(call == (LONGBENCH[group], {}) for call in calls.values())
-    lengths = set()
+    assert {length for length, _ in calls.values()} == {LONGBENCH[group]}
+    assert {dataset for dataset, (_, options) in calls.items() if options} == {*OPENCOMPASS_PROMPTS}
     for dataset in LONGBENCH_DATASETS:
         options = decoding(loaded["tasks"][f"{paper}_{dataset}_{size}"])
-        wanted = shipped_configs()["longbench"][f"longbench_{dataset}_4k"]["generation_kwargs"]
-        wanted = wanted["gen_length"]
         assert options.block_length == 64
-        assert options.gen_length % 64 == 0
-        assert wanted <= options.gen_length < wanted + 64
-        assert options.steps == options.gen_length
-        lengths.add(options.gen_length)
-    assert lengths == {64, 128, 512}
+        assert options.gen_length == options.steps == max(OUTPUTS[dataset], 64)
     assert [len(loaded["group_map"][name]) for name in loaded["group_map"][group]] == [
         *(4, 4, 4, 4, 3, 2)
     ]
