@@ -227,7 +227,7 @@ _RULER = {
     ),
     "template": st.sampled_from(["{context} {query}", "{context}", "{", "{x}", "{context!z}"]),
     "answer_prefix": st.text(max_size=4),
-    "answer_newline": st.booleans(),
+    "answer_newlines": st.integers(0, 3),
 }  # fmt: skip
 _PERPLEXITY = {
     **_COMMON,

@@ -155,18 +155,27 @@ def ruler_calls(monkeypatch) -> dict[tuple[str, int], dict]:
     return calls
 
 
+# Where OpenCompass 0.4.2's samples are made otherwise than RULER's own.
+RULER_SETTINGS = {
+    **dict.fromkeys(
+        ("niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multivalue", "niah_multiquery"),
+        {"full_stops": False},
+    ),
+    "vt": {"num_examples": 0},
+    "cwe": {"example_blank": False},
+}
 RESERVED = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
 
 
 @pytest.mark.parametrize(
-    ("group", "sizes", "newline"),
+    ("group", "sizes", "newlines"),
     [
-        ("longllada_ruler", (4, 8, 16), False),
-        ("longllada_ruler_32k", (32,), False),
-        ("ultrallada_ruler", (4, 8, 16, 32), True),
+        ("longllada_ruler", (4, 8, 16), 0),
+        ("longllada_ruler_32k", (32,), 0),
+        ("ultrallada_ruler", (4, 8, 16, 32), 2),
     ],
 )
-def test_ruler_has_the_settings_of_the_release(ruler_calls, group, sizes, newline):
+def test_ruler_has_the_settings_of_the_release(ruler_calls, group, sizes, newlines):
     loaded = load(group)
     assert len(loaded["tasks"]) == 13 * len(sizes)
     for task in loaded["tasks"].values():
@@ -178,8 +187,8 @@ def test_ruler_has_the_settings_of_the_release(ruler_calls, group, sizes, newlin
         assert options["gen_length"] == RESERVED[task.partition("_")[0]]
         assert options["num_samples"] == 100
         assert options["length_unit"] == "cl100k"
-        assert options["answer_newline"] is newline
-        assert options.get("settings", {}) == ({"num_examples": 0} if task == "vt" else {})
+        assert options["answer_newlines"] == newlines
+        assert options.get("settings", {}) == RULER_SETTINGS.get(task, {})
 
 
 def test_ruler_reports_its_kinds_at_each_length(ruler_calls):
@@ -198,9 +207,19 @@ def test_ruler_samples_fit_their_length_in_the_papers_tokens(cl100k):
         assert 3900 < len(cl100k.encode_ordinary(prompt)) + 30 <= 4096
 
 
-def test_ruler_of_ultrallada_ends_in_a_newline(cl100k):
-    (task,) = load("ultrallada_ruler_niah_single_1_4k", num_samples=1)["tasks"].values()
-    assert task.test_docs()[0]["gen_prefix"].endswith("\n")
+@pytest.mark.parametrize(("paper", "ending"), [("longllada", "is"), ("ultrallada", "is\n\n")])
+def test_ruler_prompts_end_as_in_the_release(cl100k, paper, ending):
+    (task,) = load(f"{paper}_ruler_niah_single_1_4k", num_samples=1)["tasks"].values()
+    task.build_all_requests(rank=0, world_size=1)
+    (request,) = task.instances
+    assert request.args[0].endswith(f" text {ending}")
+
+
+def test_no_blank_parts_the_worked_answer_of_cwe(cl100k):
+    (task,) = load("longllada_ruler_cwe_4k", num_samples=1)["tasks"].values()
+    (doc,) = task.test_docs()
+    prefix = doc["gen_prefix"]
+    assert doc["input"].count(f"{prefix}1. ") == 1 and f"{prefix} " not in doc["input"]
 
 
 # max_out_len of OpenCompass 0.4.2's LongBench configurations, which both releases run.
