@@ -75,7 +75,7 @@ class LongBenchPrompt:
     def __post_init__(self) -> None:
         """Check the template, which a user may have written."""
         where = f"The template of {self.dataset}"
-        _require_fields(where, self.template, required=("context",), optional=("input",))
+        require_fields(where, self.template, required=("context",), optional=("input",))
 
     def render(self, *, context: str, input: str = "") -> str:
         """Return the prompt of one sample. Braces in its texts stay what they are.
@@ -114,9 +114,9 @@ class RulerTemplate:
             raise unknown_choice("task", self.task, RULER_KINDS)
         fields = _ruler_fields(self.task)
         where = f"The template of {self.task}"
-        _require_fields(where, self.template, required=("context",), optional=fields)
+        require_fields(where, self.template, required=("context",), optional=fields)
         where = f"The answer prefix of {self.task}"
-        _require_fields(where, self.answer_prefix, required=(), optional=fields)
+        require_fields(where, self.answer_prefix, required=(), optional=fields)
 
     def singular(self) -> RulerTemplate:
         """Return the wording for a sample of niah that asks for a single value.
@@ -248,6 +248,37 @@ def ruler_text(name: str) -> str:
     return text
 
 
+def require_fields(
+    where: str, template: str, *, required: Sequence[str], optional: Sequence[str]
+) -> None:
+    """Refuse a format string that lacks a field, has another one, or formats one.
+
+    Args:
+        where: Whose it is, for the message.
+        template: The format string.
+        required: Fields that it must hold.
+        optional: Fields that it may hold.
+
+    Raises:
+        ValueError: Naming what it must and may hold, and what it holds.
+    """
+    if not isinstance(template, str):
+        raise ValueError(f"{where} must be a text; got {template!r}.")
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{where} has an unpaired brace ({error}); double it.") from error
+    if any(spec or conversion for _, _, spec, conversion in parsed):
+        raise ValueError(f"{where} must hold its fields without a format after ! or :.")
+    found = {name for _, name, _, _ in parsed if name is not None}
+    if not {*required} <= found <= {*required, *optional}:
+        duty = f"must hold {_listed(required)} and " if required else ""
+        raise ValueError(
+            f"{where} {duty}may hold {_listed(optional)}, but no other field; got "
+            f"{_listed(sorted(found)) or 'none'}."
+        )
+
+
 def _longbench_template(dataset: str) -> str:
     # Fields of a Jinja template become those of a format string: Jinja would drop a newline at the
     # end, and the official files call `input` what the copy that lm-eval loads calls `question`.
@@ -278,26 +309,6 @@ def _singular(text: str) -> str:
     for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
         text = re.sub(rf"\b{plural}\b", singular, text)
     return text
-
-
-def _require_fields(
-    where: str, template: str, *, required: Sequence[str], optional: Sequence[str]
-) -> None:
-    if not isinstance(template, str):
-        raise ValueError(f"{where} must be a text; got {template!r}.")
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(f"{where} has an unpaired brace ({error}); double it.") from error
-    if any(spec or conversion for _, _, spec, conversion in parsed):
-        raise ValueError(f"{where} must hold its fields without a format after ! or :.")
-    found = {name for _, name, _, _ in parsed if name is not None}
-    if not {*required} <= found <= {*required, *optional}:
-        duty = f"must hold {_listed(required)} and " if required else ""
-        raise ValueError(
-            f"{where} {duty}may hold {_listed(optional)}, but no other field; got "
-            f"{_listed(sorted(found)) or 'none'}."
-        )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -212,6 +212,8 @@ _NEEDLES = {
     "haystack": st.sampled_from(["noise", "essays", "needlebench"]),
     "needles": st.sampled_from(["auto", "numbers", "needlebench"]),
     "num_distractors": st.integers(0, 3),
+    "wording": st.sampled_from(["own", "needlebench", "needelbench"]),
+    "template": st.sampled_from(["{context} {stem}", "{question}", "{", "{context!z}"]),
     "buffer": st.integers(0, 200),
     "repeat": st.just(1),
 }

@@ -22,6 +22,7 @@ from lm_eval_llada.tasks.ruler.options import RULER_TASKS
 from tests.helpers.cl100k_stand_in import StandIn
 from tests.helpers.command_line import call, check_one_sentence, parsed
 from tests.helpers.needle_rows import needle_row
+from tests.helpers.origin_module import BEFORE, BEHIND, BETWEEN, write_origin
 
 LONG_LENGTHS = [2000, 4000, 8000, 16000, 24000, 32000]
 ULTRA_LENGTHS = [8192 * k for k in range(1, 17)]
@@ -62,6 +63,7 @@ def corpora(tmp_path_factory) -> Path:
     ]
     rows.insert(0, {**needle_row("Mars", "Gold Band"), "language": "Chinese"})
     (folder / "needles.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_origin(root)
     return root
 
 
@@ -112,7 +114,8 @@ def test_niah_has_the_lengths_buffer_and_decoding_of_the_release(
         docs = list(task.test_docs())
         assert [doc["placed_depth"] for doc in docs] == pytest.approx(depths, abs=0.1)
         for doc in docs:
-            context, question = doc["prompt"].split("\n\nQuestion: ")
+            context, question = doc["prompt"].removeprefix(BEFORE).split(BETWEEN)
+            assert doc["prompt"].startswith(BEFORE) and BEHIND in question
             assert abs(len(cl100k.encode_ordinary(context)) - (length - 600)) <= 2
             assert question.endswith(" is") and "answer in the format" not in question
             assert context.count(f"\n{doc['reference']}\n") == 1
