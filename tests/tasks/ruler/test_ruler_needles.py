@@ -242,7 +242,7 @@ def test_keys_are_asked_in_random_order_and_answered_in_that_order():
 
 def test_own_wording_and_own_numbers_are_used():
     wording = ruler_template("niah")
-    own = type(wording)("niah", "{context}\nTell of {query}.", " They are", 9)
+    own = type(wording)("niah", "{context}\nTell of {query}.", " They are")
     draft = make("niah_single_1", template=own).draft(5)
     assert draft.prompt.startswith(("The grass", "One of"))
     assert draft.answer_prefix == " They is"  # its singular form, by the original's own rule
