@@ -48,13 +48,21 @@ class LongBenchOptions(SampleOptions):
         prompt_length: The most tokens a prompt may have, in ``length_unit``; the output comes on
             top.
         num_samples: How many samples to take, from the first one on; None takes all.
-        template: Wording in place of the original's, with ``{context}`` and maybe ``{input}``.
+        template: Wording in place of the original's, with ``{context}`` and maybe ``{input}``. The
+            next three then change nothing.
+        wording: The dataset whose wording asks; None stands for ``dataset`` itself.
+        part_words: A dataset in whose wording words stand apart that are run together in this one,
+            where they are then parted.
+        ending: What follows the wording, such as a newline.
     """
 
     dataset: str
     prompt_length: int
     num_samples: int | None = None
     template: str | None = None
+    wording: str | None = None
+    part_words: str | None = None
+    ending: str = ""
     hub_revision: str = HUB_REVISION
 
     def __post_init__(self) -> None:
@@ -69,6 +77,8 @@ class LongBenchOptions(SampleOptions):
         require_whole("prompt_length", self.prompt_length, 1)
         if self.num_samples is not None:
             require_whole("num_samples", self.num_samples, 1)
+        if not isinstance(self.ending, str):
+            raise ValueError(f"ending must be a text; got {self.ending!r}.")
 
 
 def build_longbench(
@@ -98,7 +108,13 @@ def build_longbench(
         ImportError: If ``length_unit`` is ``cl100k`` and tiktoken is missing.
     """
     checked = LongBenchOptions(dataset=dataset, prompt_length=prompt_length, **options)
-    prompt = longbench_prompt(dataset, checked.template)
+    prompt = longbench_prompt(
+        dataset,
+        checked.template,
+        wording=checked.wording,
+        part_words=checked.part_words,
+        ending=checked.ending,
+    )
     cutter = make_cutter(
         tokenizer,
         checked.length_unit,
