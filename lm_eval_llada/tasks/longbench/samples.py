@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -160,8 +159,9 @@ def longbench_documents(
 
     Args:
         dataset: One of ``LONGBENCH_DATASETS``.
-        data_dir: Folder that holds, itself or in ``longbench/``, ``<dataset>.jsonl``, or else the
-            hub's archive, or else another file of that dataset. None reads the hub.
+        data_dir: Folder that holds, itself or in ``longbench/``, ``<dataset>.jsonl``, or else
+            ``data/<dataset>.jsonl``, which the hub's archive unpacks to, or else the archive, or
+            else another file of that dataset. None reads the hub.
         revision: Revision of the hub repository.
 
     Returns:
@@ -222,14 +222,12 @@ def _line_number(path: Path, place: int) -> int:
 
 def _find(dataset: str, data_dir: str | Path | None, revision: str) -> Path:
     """The path of a dataset's file, be it a member of the archive."""
-    source = Source("longbench", f"{dataset}.jsonl", HUB_REPOSITORY, revision, hub_name=ARCHIVE)
-    if data_dir is None:
-        return _member(find_file(source, None), dataset)
-    with contextlib.suppress(FileNotFoundError):
-        return find_file(source, data_dir)
-    with contextlib.suppress(FileNotFoundError):
-        return _member(find_file(replace(source, name=ARCHIVE), data_dir), dataset)
-    return find_file(source, data_dir, _holds(dataset))
+    name = f"{dataset}.jsonl"
+    # The archive unpacks to a folder of its own.
+    unpacked = (f"data/{name}",)
+    source = Source("longbench", name, HUB_REPOSITORY, revision, hub_name=ARCHIVE, also=unpacked)
+    path = find_file(source, data_dir, _holds(dataset))
+    return _member(path, dataset) if data_dir is None or path.name == ARCHIVE else path
 
 
 def _member(archive: Path, dataset: str) -> Path:
