@@ -27,6 +27,10 @@ from lm_eval_llada.tasks.text.sources import (
 )
 
 
+# Each sample has a maker of its own, and reading a text out of lm-eval's modules takes 4 ms.
+_text = lru_cache(maxsize=1)(ruler_text)
+
+
 @dataclass(frozen=True)
 class Question:
     """A question, its answers, and its documents by their place in ``QuestionSet.documents``.
@@ -124,7 +128,7 @@ class QuestionMaker:
         self._question = found.questions[index]
         self._seed = seed
         self._template = template
-        self._wording = ruler_text("qa_document")
+        self._wording = _text("qa_document")
         self.fewest = len(self._question.documents)
         self.most = self.fewest if self._num_others == 0 else None
 
