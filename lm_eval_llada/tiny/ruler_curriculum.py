@@ -54,9 +54,7 @@ def draw_ruler_batch(maker: RulerSampleMaker, stage: RulerStage, tokens_per_batc
     if rng.random() < stage.copy_share:
         length = min(length, COPY_LENGTH)
         return collate([maker.copy(length) for _ in range(tokens_per_batch // length)])
-    return collate(
-        [_draw(maker, stage, length) for _ in range(max(2, tokens_per_batch // length))]
-    )
+    return collate([_draw(maker, stage, length) for _ in range(max(2, tokens_per_batch // length))])
 
 
 def _draw(maker: RulerSampleMaker, stage: RulerStage, length: int) -> Sample:

@@ -114,12 +114,12 @@ def _needles(
         "numbers": partial(words.number, num_digits=rng.choice(NUM_DIGITS)),
     }
     essays: Sequence[str] = (prose(6 * length),) if haystack == "essay" else ()
-    return NeedleMaker(settings, seed, _short_niah() if is_short else _template("niah"), essays, new)
+    return NeedleMaker(
+        settings, seed, _short_niah() if is_short else _template("niah"), essays, new
+    )
 
 
-def _tracing(
-    rng: random.Random, words: TrainingWords, seed: str, is_short: bool
-) -> TracingMaker:
+def _tracing(rng: random.Random, words: TrainingWords, seed: str, is_short: bool) -> TracingMaker:
     settings = TracingSettings(
         num_chains=rng.choice((1, 1, 1, 2)),
         num_hops=rng.choice((1, 2, 2, 3)),

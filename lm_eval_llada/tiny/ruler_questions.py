@@ -50,9 +50,7 @@ def synthetic_question_maker(
         chosen = [asked, *rng.sample(others, FACTS_EACH - 1)]
         values = {number: draw_value(rng) for number in chosen}
         rng.shuffle(chosen)
-        documents.append(
-            " ".join(FACTS[n][0].format(name=name, value=values[n]) for n in chosen)
-        )
+        documents.append(" ".join(FACTS[n][0].format(name=name, value=values[n]) for n in chosen))
         answers.append(values[asked])
     question = Question(FACTS[asked][1].format(name=next(iter(names))), (answers[0],), (0,), (0,))
     return QuestionMaker(QuestionSet((question,), tuple(documents)), 0, seed, template)

@@ -18,7 +18,7 @@ MAX_ENDING = 24
 """Most end-of-text tokens that a sample plans to have behind its answer."""
 
 EOS_WEIGHT, DECISIVE_WEIGHT = 0.1, 2.0
-"""Weights in the loss of end-of-text tokens and of the first token of each answer; others have 1."""
+"""Weights in the loss of end-of-text tokens and of each answer's first token; others have 1."""
 
 
 class RulerSampleMaker(SampleMaker):
@@ -118,7 +118,7 @@ class RulerSampleMaker(SampleMaker):
         return is_masked
 
     def _written(self, kind: str, answers: Sequence[str]) -> list[list[int]]:
-        """Token ids of the answer: what parts it from the text before, the first answer, and so on."""
+        """Token ids of the answer: what parts it from the text before, then an answer, in turn."""
         last = len(answers) - 1
         pieces: list[str] = []
         for number, answer in enumerate(answers):
@@ -130,7 +130,7 @@ class RulerSampleMaker(SampleMaker):
             pieces += [between, f" {answer}"]
         if kind not in ("vt", "cwe"):
             pieces.append(".")
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(pieces)]
+        return [self.tokenizer.encode(piece).ids for piece in pieces]
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer.encode(text).ids)

@@ -1,4 +1,4 @@
-"""A tokenizer that holds RULER's tasks in few tokens: whole words, digits by three, capitals by two."""
+"""A tokenizer that holds RULER's tasks in few tokens: whole words, digits in groups."""
 
 from __future__ import annotations
 
@@ -92,4 +92,6 @@ def _whole_tokens(corpus: Corpus) -> list[str]:
     groups += ["".join(g) for n in (1, 2) for g in product(string.ascii_uppercase, repeat=n)]
     marks = [_SPACE + mark for mark in string.punctuation]
     starts = [word for word in words if not word.islower()]
-    return [_SPACE + word for word in words] + starts + groups + [_SPACE + g for g in groups] + marks
+    return (
+        [_SPACE + word for word in words] + starts + groups + [_SPACE + g for g in groups] + marks
+    )

@@ -263,9 +263,7 @@ class NeedleMaker:
         kind = self.settings.type_needle_v
         return self._statement.format(type_needle_v=kind, key=key, value=value)
 
-    def _distinct(
-        self, rng: random.Random, kind: str, number: int, taken: set[str]
-    ) -> list[str]:
+    def _distinct(self, rng: random.Random, kind: str, number: int, taken: set[str]) -> list[str]:
         """Draw keys or values that were not taken, and note that they are now."""
         drawn: list[str] = []
         while len(drawn) < number:

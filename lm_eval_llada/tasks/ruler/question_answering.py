@@ -26,7 +26,6 @@ from lm_eval_llada.tasks.text.sources import (
     parse_json,
 )
 
-
 # Each sample has a maker of its own, and reading a text out of lm-eval's modules takes 4 ms.
 _text = lru_cache(maxsize=1)(ruler_text)
 
