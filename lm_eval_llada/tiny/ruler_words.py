@@ -6,6 +6,7 @@ import random
 import re
 import string
 from collections.abc import Sequence
+from functools import lru_cache
 
 from lm_eval_llada.tasks.niah.words import EVALUATION_WORDS
 from lm_eval_llada.tasks.ruler.words import plain_words
@@ -25,6 +26,7 @@ CODE_LENGTHS = (4, 5, 7, 8)
 _PART = re.compile(r"[a-z]+")
 
 
+@lru_cache(maxsize=1)
 def evaluated_words() -> frozenset[str]:
     """Every word that a key, a list or an answer of an evaluation is made of, in lower case.
 
