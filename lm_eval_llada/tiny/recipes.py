@@ -13,7 +13,6 @@ from lm_eval_llada.tiny.curriculum import FINAL_STAGE, STAGES, Batch, Stage, dra
 from lm_eval_llada.tiny.ruler_curriculum import (
     RULER_FINAL_STAGE,
     RULER_STAGES,
-    RulerStage,
     draw_ruler_batch,
 )
 from lm_eval_llada.tiny.ruler_samples import RulerSampleMaker
@@ -33,11 +32,11 @@ class Recipe:
         draw_batch: from the maker of samples, a stage, and about how many tokens.
     """
 
-    stages: tuple[Stage, ...] | tuple[RulerStage, ...]
-    final_stage: Stage | RulerStage
+    stages: tuple[Stage, ...]
+    final_stage: Stage
     train_tokenizer: Callable[[Corpus], Tokenizer]
     make_samples: Callable[..., SampleMaker]
-    draw_batch: Callable[[Any, Any, int], Batch]
+    draw_batch: Callable[[Any, Stage, int], Batch]
 
 
 RECIPES: Mapping[str, Recipe] = {

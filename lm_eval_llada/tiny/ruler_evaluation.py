@@ -214,9 +214,7 @@ def main() -> None:
         samples = build_samples(tokenizer, kind, arguments.length, arguments.samples)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             scores = score(answer, samples, CELLS[kind].gen_length)
-            shown = answer(
-                [s["prompt"] for s in samples[: arguments.show]], CELLS[kind].gen_length
-            )
+            shown = answer([s["prompt"] for s in samples[: arguments.show]], CELLS[kind].gen_length)
         error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
         line = {"kind": kind, **asdict(CELLS[kind]), "length": arguments.length}
         line |= {"samples": len(scores), "score": round(fmean(scores), 1)}

@@ -43,7 +43,6 @@ from lm_eval_llada.tiny.objectives import (
     predict,
 )
 from lm_eval_llada.tiny.recipes import RECIPES
-from lm_eval_llada.tiny.ruler_curriculum import RulerStage
 
 TRAIN_LENGTH = 512
 """Trained context in tokens."""
@@ -181,7 +180,7 @@ class Trainer:
         tail = self.options.constant_steps + self.options.decay_steps
         return self.in_tail and self.step - self.stage_start >= tail
 
-    def current_stage(self) -> Stage | RulerStage:
+    def current_stage(self) -> Stage:
         """The stage batches are drawn for."""
         recipe = self.recipe
         return recipe.final_stage if self.in_tail else recipe.stages[self.stage]
@@ -244,7 +243,8 @@ class Trainer:
         stage = self.current_stage()
         asked = self._accuracies() if stage.max_needles else ["copy_accuracy"]
         reached = fmean(self.average(name) for name in asked) if asked else 0.0
-        if reached >= stage.accuracy or spent >= self.options.max_stage_steps:
+        most = min(self.options.max_stage_steps, stage.max_steps or self.options.max_stage_steps)
+        if reached >= stage.accuracy or spent >= most:
             self.stage += 1
             self.stage_start = self.step
             for name in self._accuracies():
@@ -359,7 +359,7 @@ def _training_record(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _stages(trainer: Trainer) -> list[Stage | RulerStage]:
+def _stages(trainer: Trainer) -> list[Stage]:
     return [*trainer.recipe.stages, trainer.recipe.final_stage]
 
 
