@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lm_eval_llada.tasks.ruler.fitting import fit
-from lm_eval_llada.tiny.corpus import EOS_ID, Corpus
+from lm_eval_llada.tiny.corpus import EOS_ID, SPECIAL_TOKENS, Corpus
 from lm_eval_llada.tiny.ruler_kinds import Task, draw_task
 from lm_eval_llada.tiny.ruler_words import NUM_DIGITS, TrainingWords
 from lm_eval_llada.tiny.samples import Sample, SampleMaker
@@ -17,8 +17,12 @@ from lm_eval_llada.tiny.samples import Sample, SampleMaker
 MAX_ENDING = 24
 """Most end-of-text tokens that a sample plans to have behind its answer."""
 
-EOS_WEIGHT, DECISIVE_WEIGHT = 0.1, 2.0
-"""Weights in the loss of end-of-text tokens and of each answer's first token; others have 1."""
+MIN_CONTINUED = 48
+"""Tokens from which on copies are also masked to their end."""
+
+EOS_WEIGHT, DECISIVE_WEIGHT, FAR_WEIGHT = 0.1, 2.0, 0.3
+"""Weights in the loss: of end-of-text tokens, of each answer's first token, and, as a factor, of a
+token whose left neighbour is masked as well. Decoding has no need of those yet."""
 
 
 class RulerSampleMaker(SampleMaker):
@@ -32,6 +36,33 @@ class RulerSampleMaker(SampleMaker):
         self.training_words = TrainingWords(corpus.words)
         self._documents = [text for text in corpus.documents if len(text) > 100]
         self._num_digits = NUM_DIGITS[0]
+
+    def copy(self, length: int) -> Sample:
+        """As in `SampleMaker`, or with runs of the second occurrence masked.
+
+        Then only what stands before a run tells its first token, and with a small alphabet one
+        token before is not enough. That is what telling keys apart takes, and there are several
+        runs a sample to learn it from.
+        """
+        if length < MIN_CONTINUED or self.rng.random() < 0.3:
+            return super().copy(length)
+        rng = self.array_rng
+        alphabet = rng.permutation(np.arange(len(SPECIAL_TOKENS), self.vocab_size))
+        ids = rng.choice(alphabet[: int(rng.choice((12, 24, 48)))], length)
+        segment = int(rng.integers(length // 4, length // 2))
+        first = int(rng.integers(0, length - 2 * segment + 1))
+        second = int(rng.integers(first + segment, length - segment + 1))
+        ids[second : second + segment] = ids[first : first + segment]
+        is_masked = np.zeros(length, dtype=bool)
+        is_decisive = np.zeros(length, dtype=bool)
+        start = second + int(rng.integers(2, 4))
+        while start < second + segment:
+            end = min(start + int(rng.integers(2, 5)), second + segment)
+            is_masked[start:end] = True
+            is_decisive[start] = True
+            start = end + int(rng.integers(2, 4))
+        weights = np.where(is_decisive, 1.0, FAR_WEIGHT).astype(np.float32)
+        return Sample(ids, is_masked, is_decisive, "continuation", weights)
 
     def _facts(self, count: int) -> tuple[list[str], list[tuple[str, str]]]:
         self._num_digits = self.rng.choice(NUM_DIGITS)
@@ -85,6 +116,7 @@ class RulerSampleMaker(SampleMaker):
         weights[starts] = DECISIVE_WEIGHT
         weights[answer[1] :] = EOS_WEIGHT
         is_masked = self._masked(length, answer, spans)
+        weights[1:][is_masked[:-1]] *= FAR_WEIGHT
         return Sample(np.array(ids, dtype=np.int64), is_masked, is_decisive, task.kind, weights)
 
     def _masked(
@@ -98,7 +130,7 @@ class RulerSampleMaker(SampleMaker):
         rng, array_rng = self.rng, self.array_rng
         start, end = answer
         is_masked = np.zeros(length, dtype=bool)
-        state = rng.choices(("whole", "rest", "items", "part"), (5, 3, 1, 1))[0]
+        state = rng.choices(("whole", "rest", "items", "part"), (3, 3, 4, 1))[0]
         if state == "whole":
             is_masked[start:end] = True
         elif state == "rest":

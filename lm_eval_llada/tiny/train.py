@@ -252,7 +252,7 @@ class Trainer:
 
     def _accuracies(self) -> list[str]:
         """Names of the running accuracies of what is asked, copies and prose aside."""
-        apart = ("copy_accuracy", "text_accuracy")
+        apart = ("copy_accuracy", "continuation_accuracy", "text_accuracy")
         return [name for name in self.averages if name.endswith("_accuracy") and name not in apart]
 
     def report(self) -> dict[str, Any]:
