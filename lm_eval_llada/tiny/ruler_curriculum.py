@@ -16,10 +16,10 @@ RULER_STAGES = (
     Stage(32, 0, 1.0, 0.0, 0.6, needle_share=0.0),
     Stage(64, 0, 1.0, 0.0, 0.8, needle_share=0.0),
     Stage(96, 4, 0.2, 0.0, 0.7, needle_share=0.6, max_steps=500),
-    Stage(128, 6, 0.4, 0.02, 0.75, needle_share=0.4, max_steps=1000),
-    Stage(256, 8, 0.03, 0.05, 0.8, needle_share=0.15, max_steps=350),
+    Stage(128, 6, 0.25, 0.02, 0.75, needle_share=0.2, max_steps=600),
+    Stage(256, 8, 0.1, 0.02, 0.8, needle_share=0.1, max_steps=150),
 )
-RULER_FINAL_STAGE = Stage(512, 8, 0.0, 0.1, 1.0, needle_share=0.15)
+RULER_FINAL_STAGE = Stage(512, 8, 0.0, 0.05, 1.0, needle_share=0.1)
 """The tail: the whole trained context, mostly tasks."""
 
 

@@ -69,11 +69,11 @@ CELLS: Mapping[str, Cell] = {
     "keys": Cell("niah_multikey_1", 16, _NOISE),
     "needles": Cell("niah_multikey_2", 16),
     "values": Cell("niah_multivalue", 32, _NOISE),
-    "queries": Cell("niah_multiquery", 32, _NOISE),
+    "queries": Cell("niah_multiquery", 64, _NOISE),
     "vt": Cell("vt", 32, {"num_hops": 2, "num_examples": 0}),
     "cwe": Cell("cwe", 32, {"num_cw": 3, "num_examples": 0}),
     "fwe": Cell("fwe", 32),
-    "qa": Cell("qa", 16),
+    "qa": Cell("qa", 32),
 }
 """By kind: four keys, values or queries in noise, two hops, three common words."""
 
@@ -111,7 +111,7 @@ def _question(tokenizer: Any, length: int, gen_length: int, index: int) -> dict[
     def draw_value(rng: random.Random) -> str:
         return rng.choice([word for word in nouns() if word.isalpha()])
 
-    maker = synthetic_question_maker(
+    maker, _ = synthetic_question_maker(
         seed=f"{SEED}/qa/{index}",
         num_documents=length // 24,
         draw_name=draw_name,

@@ -43,11 +43,14 @@ class Task:
         maker: of its drafts.
         is_ordered: whether the answers have an order of their own; if not, they are given as they
             first appear in the text.
+        stems: what is written before each answer, if anything. Where it says what is asked for,
+            the answer is looked up by what stands right before it, as every other one.
     """
 
     kind: str
     maker: Maker
     is_ordered: bool
+    stems: tuple[str, ...] = ()
 
     def answers(self, draft: Draft) -> list[str]:
         """The references in the order in which training gives them."""
@@ -78,15 +81,19 @@ def draw_task(
         return Task(kind, _frequent_words(rng, seed, is_short, length), is_ordered=True)
     if kind == "qa":
         template = _short_qa() if is_short else _template("qa")
-        maker = synthetic_question_maker(
+        questions, stem = synthetic_question_maker(
             seed=seed,
             num_documents=max(2, length // 24),
             draw_name=words.word,
             draw_value=words.word,
             template=template,
         )
-        return Task(kind, maker, is_ordered=True)
-    return Task(kind, _needles(rng, words, prose, seed, is_short, length, kind), kind == "queries")
+        return Task(kind, questions, is_ordered=True, stems=(stem,))
+    maker = _needles(rng, words, prose, seed, is_short, length, kind)
+    if kind == "queries":
+        stems = tuple(f"{key}:" for key in maker.asked_keys)
+        return Task(kind, maker, is_ordered=True, stems=stems)
+    return Task(kind, maker, is_ordered=False)
 
 
 def _needles(

@@ -29,8 +29,8 @@ def synthetic_question_maker(
     draw_name: Callable[[random.Random], str],
     draw_value: Callable[[random.Random], str],
     template: RulerTemplate,
-) -> QuestionMaker:
-    """The maker of one sample: documents of a person each, one fact of one person asked for.
+) -> tuple[QuestionMaker, str]:
+    """The maker of one sample, a person a document and one fact asked for, and its answer's stem.
 
     Args:
         seed: names the sample; everything random depends on it alone.
@@ -53,4 +53,5 @@ def synthetic_question_maker(
         documents.append(" ".join(FACTS[n][0].format(name=name, value=values[n]) for n in chosen))
         answers.append(values[asked])
     question = Question(FACTS[asked][1].format(name=next(iter(names))), (answers[0],), (0,), (0,))
-    return QuestionMaker(QuestionSet((question,), tuple(documents)), 0, seed, template)
+    stem = FACTS[asked][0].partition(" {value}")[0].format(name=next(iter(names)))
+    return QuestionMaker(QuestionSet((question,), tuple(documents)), 0, seed, template), stem

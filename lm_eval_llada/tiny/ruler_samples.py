@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from lm_eval_llada.tasks.ruler.draft import Draft
 from lm_eval_llada.tasks.ruler.fitting import fit
 from lm_eval_llada.tiny.corpus import EOS_ID, SPECIAL_TOKENS, Corpus
 from lm_eval_llada.tiny.ruler_kinds import Task, draw_task
@@ -90,7 +91,7 @@ class RulerSampleMaker(SampleMaker):
 
     def _try_ruler(self, task: Task, length: int) -> Sample | None:
         """The sample, or None if the task does not fit."""
-        written = self._written(task.kind, task.answers(task.maker.draft(task.maker.fewest)))
+        written = self._written(task, task.maker.draft(task.maker.fewest))
         ending = self.rng.randint(0, min(MAX_ENDING, length // 8))
         budget = length - sum(map(len, written)) - ending
         try:
@@ -99,14 +100,14 @@ class RulerSampleMaker(SampleMaker):
             return None
         ids = self.tokenizer.encode(draft.text).ids
         # The order of the answers follows the text, which a longer haystack changes.
-        written = self._written(task.kind, task.answers(draft))
+        written = self._written(task, draft)
         starts, spans = [], []
         for number, piece in enumerate(written):
             if number % 2:  # an answer, behind what parts it from the one before
                 starts.append(len(ids))
                 spans.append((len(ids), len(ids) + len(piece)))
             ids += piece
-        answer = (starts[0] if task.kind != "cwe" else starts[0] - len(written[0]), len(ids))
+        answer = (starts[0] - len(written[0]), len(ids))
         if len(ids) > length:
             return None
         ids += [EOS_ID] * (length - len(ids))
@@ -149,18 +150,21 @@ class RulerSampleMaker(SampleMaker):
             is_masked[end:] = array_rng.random(length - end) < array_rng.random()
         return is_masked
 
-    def _written(self, kind: str, answers: Sequence[str]) -> list[list[int]]:
+    def _written(self, task: Task, draft: Draft) -> list[list[int]]:
         """Token ids of the answer: what parts it from the text before, then an answer, in turn."""
+        answers = task.answers(draft)
         last = len(answers) - 1
         pieces: list[str] = []
         for number, answer in enumerate(answers):
             between = ""
-            if kind == "cwe":
+            if task.kind == "cwe":
                 between = f" {number + 1}."
-            elif number and kind != "vt":
-                between = "," if number < last else ", and"
+            elif number and task.kind != "vt":
+                between = "," if number < last or task.stems else ", and"
+            if task.stems:
+                between += f" {task.stems[number]}"
             pieces += [between, f" {answer}"]
-        if kind not in ("vt", "cwe"):
+        if task.kind not in ("vt", "cwe"):
             pieces.append(".")
         return [self.tokenizer.encode(piece).ids for piece in pieces]
 

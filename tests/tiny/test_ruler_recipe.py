@@ -153,8 +153,8 @@ def test_a_sample_masks_its_answer_and_what_follows_but_nothing_of_the_text(make
         sample = maker.ruler(256)
         assert len(sample.input_ids) == 256
         starts = np.flatnonzero(sample.is_decisive)
-        # In cwe a number stands before the first answer, with its point.
-        first = starts[0] - (2 if sample.kind == "cwe" else 0)
+        # The words before the first answer are masked with it: a number, a key, or a person.
+        first = starts[0] if sample.kind not in ("cwe", "queries", "qa") else starts[0] - 24
         assert not sample.is_masked[:first].any()
         assert (sample.is_masked & (sample.input_ids != EOS_ID)).any()
         text = tokenizer.decode(sample.input_ids[:first].tolist())

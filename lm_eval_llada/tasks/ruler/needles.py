@@ -155,6 +155,7 @@ class NeedleMaker:
 
     Attributes:
         settings: What is hidden and asked.
+        asked_keys: The keys that are asked for, in that order.
         unit: ``line`` or ``word``.
         fewest: Lines that give every needle a place of its own, or one word.
         most: None: lines can be repeated, and essays begin again.
@@ -198,7 +199,8 @@ class NeedleMaker:
             for key in asked
             for value in range(settings.num_needle_v)
         ]
-        self._query = _listed([keys[key] for key in asked])
+        self.asked_keys = tuple(keys[key] for key in asked)
+        self._query = _listed(self.asked_keys)
         self._needles = [
             self._write(keys[number // settings.num_needle_v], value)
             for number, value in enumerate(self._values)
