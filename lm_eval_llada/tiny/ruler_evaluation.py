@@ -21,7 +21,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
@@ -131,7 +131,9 @@ def score(answer: Answerer, samples: Sequence[dict[str, Any]], gen_length: int) 
     ]
 
 
-def make_answerer(model: PreTrainedModel, tokenizer: Any, length: int) -> Answerer:
+def make_answerer(
+    model: LLaDAForMaskedLM | LlamaForCausalLM, tokenizer: Any, length: int
+) -> Answerer:
     """Greedy decoding, one token a step for a diffusion model, in batches."""
     size = max(1, TOKENS_PER_BATCH // length)
 
@@ -142,8 +144,10 @@ def make_answerer(model: PreTrainedModel, tokenizer: Any, length: int) -> Answer
                 torch.tensor(tokenizer(prompt)["input_ids"])
                 for prompt in prompts[first : first + size]
             ]
-            decode = _generate_causal if isinstance(model, LlamaForCausalLM) else _generate_masked
-            found = decode(model, batch, gen_length)
+            if isinstance(model, LlamaForCausalLM):
+                found = _generate_causal(model, batch, gen_length)
+            else:
+                found = _generate_masked(model, batch, gen_length)
             outputs += [tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
         return outputs
 
@@ -168,8 +172,10 @@ def _generate_causal(
     model: LlamaForCausalLM, prompts: list[torch.Tensor], gen_length: int
 ) -> list[list[int]]:
     # One by one: padding in front would move positions.
+    # A mixin that the type of the class does not show.
+    decode: Any = model
     return [
-        model.generate(
+        decode.generate(
             prompt[None],
             attention_mask=torch.ones_like(prompt)[None],
             max_new_tokens=gen_length,
@@ -179,17 +185,18 @@ def _generate_causal(
     ]
 
 
-def _open(arguments: argparse.Namespace) -> tuple[PreTrainedModel, Any]:
+def _open(arguments: argparse.Namespace) -> tuple[LLaDAForMaskedLM | LlamaForCausalLM, Any]:
     if arguments.state:
         state = torch.load(arguments.state, weights_only=False)
         trainer = Trainer(TrainingOptions(**state["options"]), read_corpus())
         trainer.load_state_dict(state)
         print(f"step {trainer.step}", flush=True)
-        return trainer.model.eval(), wrap_tokenizer(trainer.tokenizer)
+        model: Any = trainer.model.eval()
+        return model, wrap_tokenizer(trainer.tokenizer)
     folder = resolve_checkpoint(arguments.pretrained)
     tokenizer = load_tokenizer(folder)
     if json.loads((Path(folder) / "config.json").read_text())["model_type"] == "llama":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
+        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
     choice = RopeChoice(method=arguments.rope_method, target_length=arguments.target_length)
     return load_model(folder, rope=choice, dtype=arguments.dtype), tokenizer
 

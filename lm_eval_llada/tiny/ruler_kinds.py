@@ -116,7 +116,7 @@ def _needles(
         num_needle_v=several if kind == "values" else 1,
         num_needle_q=several if kind == "queries" else 1,
     )
-    new = {
+    new: dict[str, Callable[[random.Random], str]] = {
         "words": words.key,
         "numbers": partial(words.number, num_digits=rng.choice(NUM_DIGITS)),
     }
