@@ -10,14 +10,14 @@ COPY_LENGTH = 64
 """Longest copies, in tokens."""
 
 
-# A third of the steps is for keys at 96 and 128 tokens, where tasks are asked in few words; the
-# original wording, which takes about 70 tokens, comes with the longer contexts.
+# Most steps are for keys at 96 and 128 tokens, where tasks are asked in few words; the original
+# wording, which takes about 70 tokens, comes with the longer contexts.
 RULER_STAGES = (
     Stage(32, 0, 1.0, 0.0, 0.6, needle_share=0.0),
     Stage(64, 0, 1.0, 0.0, 0.8, needle_share=0.0),
-    Stage(96, 4, 0.2, 0.0, 0.7, needle_share=0.6, max_steps=500),
-    Stage(128, 6, 0.25, 0.02, 0.75, needle_share=0.2, max_steps=600),
-    Stage(256, 8, 0.1, 0.02, 0.8, needle_share=0.1, max_steps=150),
+    Stage(96, 4, 0.3, 0.0, 0.7, needle_share=0.6, max_steps=800),
+    Stage(128, 6, 0.25, 0.02, 0.8, needle_share=0.2, max_steps=2000),
+    Stage(256, 8, 0.1, 0.02, 0.8, needle_share=0.1, max_steps=1000),
 )
 RULER_FINAL_STAGE = Stage(512, 8, 0.0, 0.05, 1.0, needle_share=0.1)
 """The tail: the whole trained context, mostly tasks."""
