@@ -22,6 +22,8 @@ class Stage:
         copy_share: share of batches made of copies.
         text_share: share of the other batches made of plain text.
         accuracy: running share of right tokens, of the decisive ones, that begins the next stage.
+        needle_share: share of the rest that are needles; what is left of it are RULER's tasks.
+        max_steps: longest stay, so that a run has an end; None leaves it to the run's options.
     """
 
     length: int
@@ -29,6 +31,8 @@ class Stage:
     copy_share: float
     text_share: float
     accuracy: float
+    needle_share: float = 1.0
+    max_steps: int | None = None
 
 
 # Looking up by several neighbours comes first: a model that met single needles before it
@@ -62,7 +66,7 @@ class Batch:
         targets: int64 (num_masked,).
         weights: float32 (num_masked,), summing to one over each sequence.
         is_decisive: bool (num_masked,), of the sample, and with a visible token to the left.
-        kind: what the samples are.
+        kinds: what each sequence is.
     """
 
     input_ids: Tensor
@@ -70,7 +74,7 @@ class Batch:
     targets: Tensor
     weights: Tensor
     is_decisive: Tensor
-    kind: str
+    kinds: tuple[str, ...]
 
 
 def draw_batch(maker: SampleMaker, stage: Stage, tokens_per_batch: int) -> Batch:
@@ -96,12 +100,16 @@ def collate(samples: list[Sample]) -> Batch:
     is_masked = torch.from_numpy(np.stack([sample.is_masked for sample in samples]))
     is_decisive = torch.from_numpy(np.stack([sample.is_decisive for sample in samples]))
     rows = is_masked.nonzero()
-    weights = (is_masked / is_masked.sum(dim=1, keepdim=True))[is_masked].float()
+    weighted = is_masked.float()
+    for row, sample in enumerate(samples):
+        if sample.weights is not None:
+            weighted[row] *= torch.from_numpy(sample.weights)
+    weights = (weighted / weighted.sum(dim=1, keepdim=True))[is_masked]
     return Batch(
         input_ids=x0.masked_fill(is_masked, MASK_ID),
         rows=rows,
         targets=x0[is_masked],
         weights=weights,
         is_decisive=(is_decisive & ~is_masked.roll(1, dims=1))[is_masked],
-        kind=samples[0].kind,
+        kinds=tuple(sample.kind for sample in samples),
     )

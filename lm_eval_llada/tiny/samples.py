@@ -118,13 +118,16 @@ class Sample:
         is_decisive: bool (length,), where a right token shows that the right place was found: any
             token of a copy, the first one of a needle's value. The running accuracies count those
             of them that are masked with a known left neighbour.
-        kind: `copy`, `needle` or `text`.
+        kind: `copy`, `needle` or `text`, or a kind of RULER's tasks.
+        weights: float32 (length,), of the tokens in the loss, before those of the sequence are made
+            to sum to one; None weighs all alike.
     """
 
     input_ids: NDArray[np.int64]
     is_masked: NDArray[np.bool_]
     is_decisive: NDArray[np.bool_]
     kind: str
+    weights: NDArray[np.float32] | None = None
 
 
 class SampleMaker:

@@ -18,8 +18,10 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,22 +34,15 @@ from lm_eval_llada.tiny.corpus import (
     MASK_ID,
     Corpus,
     read_corpus,
-    train_tokenizer,
 )
-from lm_eval_llada.tiny.curriculum import (
-    FINAL_STAGE,
-    STAGES,
-    Batch,
-    Stage,
-    draw_batch,
-)
+from lm_eval_llada.tiny.curriculum import Batch, Stage
 from lm_eval_llada.tiny.export import save_checkpoint
 from lm_eval_llada.tiny.objectives import (
     block_matrices,
     build_model,
     predict,
 )
-from lm_eval_llada.tiny.samples import SampleMaker
+from lm_eval_llada.tiny.recipes import RECIPES
 
 TRAIN_LENGTH = 512
 """Trained context in tokens."""
@@ -66,6 +61,7 @@ class TrainingOptions:
     """What identifies a run; a resumed run must have the same.
 
     Attributes:
+        recipe: one of `RECIPES`.
         objective: `masked` as LLaDA is trained, or `causal` as LLaMA is.
         seed: of weights, samples and masks.
         width: hidden size; heads have 64 dimensions.
@@ -82,6 +78,7 @@ class TrainingOptions:
         max_stage_steps: longest, so that an unlucky seed goes on as well.
     """
 
+    recipe: str = "needles"
     objective: str = "masked"
     seed: int = 0
     width: int = 256
@@ -98,11 +95,13 @@ class TrainingOptions:
     max_stage_steps: int = 2000
 
     def __post_init__(self) -> None:
-        """Refuse an unknown objective.
+        """Refuse an unknown objective or recipe.
 
         Raises:
-            ValueError: if it is none of `OBJECTIVES`.
+            ValueError: if it is none of `OBJECTIVES` or `RECIPES`.
         """
+        if self.recipe not in RECIPES:
+            raise unknown_choice("recipe", self.recipe, RECIPES)
         if self.objective not in OBJECTIVES:
             raise unknown_choice("objective", self.objective, OBJECTIVES)
 
@@ -111,7 +110,7 @@ class TrainingOptions:
         """Whether tokens see only those before them."""
         return self.objective == "causal"
 
-    def model_config(self) -> LLaDAConfig:
+    def model_config(self, vocab_size: int = 1024) -> LLaDAConfig:
         """Config of the model to train, in LLaDA's terms."""
         return LLaDAConfig(
             d_model=self.width,
@@ -119,8 +118,8 @@ class TrainingOptions:
             n_heads=self.width // 64,
             n_kv_heads=self.width // 64,
             mlp_hidden_size=self.mlp_width,
-            vocab_size=1024,
-            embedding_size=1024,
+            vocab_size=vocab_size,
+            embedding_size=vocab_size,
             max_sequence_length=TRAIN_LENGTH,
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
             weight_tying=True,
@@ -138,9 +137,13 @@ class Trainer:
         """A fresh run."""
         self.options = options
         self.corpus = corpus
-        self.tokenizer = train_tokenizer(corpus)
-        self.maker = SampleMaker(corpus, self.tokenizer, options.seed, is_causal=options.is_causal)
-        self.model = build_model(options.model_config(), options.seed, is_causal=options.is_causal)
+        self.recipe = RECIPES[options.recipe]
+        self.tokenizer = self.recipe.train_tokenizer(corpus)
+        self.maker = self.recipe.make_samples(
+            corpus, self.tokenizer, options.seed, is_causal=options.is_causal
+        )
+        config = options.model_config(self.tokenizer.get_vocab_size())
+        self.model = build_model(config, options.seed, is_causal=options.is_causal)
         self.optimizers = self._make_optimizers()
         self.step = 0
         self.stage = 0
@@ -169,7 +172,7 @@ class Trainer:
     @property
     def in_tail(self) -> bool:
         """Whether the curriculum is over."""
-        return self.stage == len(STAGES)
+        return self.stage == len(self.recipe.stages)
 
     @property
     def finished(self) -> bool:
@@ -179,7 +182,8 @@ class Trainer:
 
     def current_stage(self) -> Stage:
         """The stage batches are drawn for."""
-        return FINAL_STAGE if self.in_tail else STAGES[self.stage]
+        recipe = self.recipe
+        return recipe.final_stage if self.in_tail else recipe.stages[self.stage]
 
     def learning_rate(self) -> float:
         """Of the next step: warm-up, constant, linear decay to zero."""
@@ -195,7 +199,7 @@ class Trainer:
         start = time.perf_counter()
         options = self.options
         size = options.tail_tokens_per_batch if self.in_tail else options.tokens_per_batch
-        batch = draw_batch(self.maker, self.current_stage(), size)
+        batch = self.recipe.draw_batch(self.maker, self.current_stage(), size)
         with torch.autocast("cpu", torch.bfloat16):
             logits = predict(self.model, batch)
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
@@ -214,14 +218,18 @@ class Trainer:
         self.seconds += time.perf_counter() - start
 
     def _average(self, batch: Batch, losses: Tensor, logits: Tensor) -> None:
-        right = (logits.argmax(dim=-1) == batch.targets)[batch.is_decisive].float()
-        means = {"loss": losses.mean().item()}
-        if len(right):
-            means["accuracy"] = right.mean().item()
-        for name, value in means.items():
-            total, weight = self.averages.get(f"{batch.kind}_{name}", (0.0, 0.0))
-            total, weight = AVERAGING * total + value, AVERAGING * weight + 1
-            self.averages[f"{batch.kind}_{name}"] = (total, weight)
+        is_right = logits.argmax(dim=-1) == batch.targets
+        kinds = np.array(batch.kinds)[batch.rows[:, 0].numpy()]
+        for kind in sorted(set(batch.kinds)):
+            is_kind = torch.from_numpy(kinds == kind)
+            right = is_right[is_kind & batch.is_decisive].float()
+            means = {"loss": losses[is_kind].mean().item()}
+            if len(right):
+                means["accuracy"] = right.mean().item()
+            for name, value in means.items():
+                total, weight = self.averages.get(f"{kind}_{name}", (0.0, 0.0))
+                total, weight = AVERAGING * total + value, AVERAGING * weight + 1
+                self.averages[f"{kind}_{name}"] = (total, weight)
 
     def average(self, key: str) -> float:
         """A running average by its name, such as `needle_accuracy`; 0 before the first value."""
@@ -232,12 +240,20 @@ class Trainer:
         spent = self.step - self.stage_start
         if self.in_tail or spent < self.options.min_stage_steps:
             return
-        stage = STAGES[self.stage]
-        reached = self.average("needle_accuracy" if stage.max_needles else "copy_accuracy")
-        if reached >= stage.accuracy or spent >= self.options.max_stage_steps:
+        stage = self.current_stage()
+        asked = self._accuracies() if stage.max_needles else ["copy_accuracy"]
+        reached = fmean(self.average(name) for name in asked) if asked else 0.0
+        most = min(self.options.max_stage_steps, stage.max_steps or self.options.max_stage_steps)
+        if reached >= stage.accuracy or spent >= most:
             self.stage += 1
             self.stage_start = self.step
-            self.averages.pop("needle_accuracy", None)
+            for name in self._accuracies():
+                del self.averages[name]
+
+    def _accuracies(self) -> list[str]:
+        """Names of the running accuracies of what is asked, copies and prose aside."""
+        apart = ("copy_accuracy", "continuation_accuracy", "text_accuracy")
+        return [name for name in self.averages if name.endswith("_accuracy") and name not in apart]
 
     def report(self) -> dict[str, Any]:
         """One line of the log."""
@@ -271,10 +287,20 @@ class Trainer:
             ValueError: if the saved run had other options or another corpus.
         """
         ours = {"options": asdict(self.options), "corpus_sha256": self.corpus.sha256}
+        # Runs that were saved before there were two recipes do not name theirs.
+        theirs = {**state, "options": {"recipe": "needles", **state["options"]}}
+        progress = state["progress"]
+        spent = progress["step"] - progress["stage_start"]
+        in_tail = progress["stage"] == len(self.recipe.stages)
+        earliest = min(theirs["options"]["constant_steps"], self.options.constant_steps)
+        if not in_tail or spent <= earliest:
+            # Up to here the rate has fallen under neither schedule, so both led to this state.
+            for name in ("constant_steps", "decay_steps"):
+                theirs["options"][name] = getattr(self.options, name)
         for name, value in ours.items():
-            if state[name] != value:
+            if theirs[name] != value:
                 raise ValueError(
-                    f"The saved run has {name}={state[name]}, this one {value}; give the same "
+                    f"The saved run has {name}={theirs[name]}, this one {value}; give the same "
                     f"arguments, or another --output."
                 )
         self.model.load_state_dict(state["model"])
@@ -328,9 +354,13 @@ def _training_record(trainer: Trainer) -> dict[str, Any]:
         "steps": trainer.step,
         "tokens": trainer.num_tokens,
         "minutes": round(trainer.seconds / 60, 1),
-        "stages": [asdict(stage) for stage in (*STAGES, FINAL_STAGE)],
+        "stages": [asdict(stage) for stage in _stages(trainer)],
         "log": trainer.log,
     }
+
+
+def _stages(trainer: Trainer) -> list[Stage]:
+    return [*trainer.recipe.stages, trainer.recipe.final_stage]
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ def common_words_maker(
     """
     defaults = _SHORT if length < SHORT_LENGTH else CommonWordsSettings()
     chosen = changed(defaults, settings, "cwe")
-    return CommonWordsMaker(chosen, seed, template or _asking_for(chosen.num_cw))
+    return CommonWordsMaker(chosen, seed, template or template_asking_for(chosen.num_cw))
 
 
 def frequent_words_maker(
@@ -201,9 +201,22 @@ class CommonWordsMaker:
     unit = "word"
     most: int | None = None
 
-    def __init__(self, settings: CommonWordsSettings, seed: str, template: RulerTemplate) -> None:
-        """Order the words and write the worked examples, both of which hold at any length."""
-        words = plain_words()
+    def __init__(
+        self,
+        settings: CommonWordsSettings,
+        seed: str,
+        template: RulerTemplate,
+        words: Sequence[str] | None = None,
+    ) -> None:
+        """Order the words and write the worked examples, both of which hold at any length.
+
+        Args:
+            settings: What the sample is made of.
+            seed: Names the sample.
+            template: Wording of the prompt.
+            words: What to draw from; those of wonderwords where it is None.
+        """
+        words = plain_words() if words is None else words
         self.settings = settings
         self.fewest = settings.num_cw + 1
         self._seed = seed
@@ -316,7 +329,7 @@ class FrequentWordsMaker:
         )
 
 
-def _asking_for(num_words: int) -> RulerTemplate:
+def template_asking_for(num_words: int) -> RulerTemplate:
     """Return the original's wording with another number of words than its 10."""
 
     def asking(text: str) -> str:

@@ -160,6 +160,7 @@ class NeedleMaker:
 
     Attributes:
         settings: What is hidden and asked.
+        asked_keys: The keys that are asked for, in that order.
         unit: ``line`` or ``word``.
         fewest: Lines that give every needle a place of its own, or one word.
         most: None: lines can be repeated, and essays begin again.
@@ -173,9 +174,20 @@ class NeedleMaker:
         seed: str,
         template: RulerTemplate,
         essays: Sequence[str] = (),
+        new: Mapping[str, Callable[[random.Random], str]] | None = None,
     ) -> None:
-        """Draw the keys, the values and the question, all of which hold at any length."""
+        """Draw the keys, the values and the question, all of which hold at any length.
+
+        Args:
+            settings: What is hidden and asked.
+            seed: Names the sample.
+            template: Wording of the prompt.
+            essays: Texts for the haystack ``essay``.
+            new: How a key or a value of each of ``NEEDLE_TYPES`` is drawn; the original's where it
+                is None. Training draws others, which no evaluation asks for.
+        """
         self.settings = settings
+        self._new = _NEW if new is None else new
         self._seed = seed
         self._template = template.singular() if self._asks_for_one else template
         self._statement = ruler_text("niah_needle")
@@ -192,7 +204,8 @@ class NeedleMaker:
             for key in asked
             for value in range(settings.num_needle_v)
         ]
-        self._query = _listed([keys[key] for key in asked])
+        self.asked_keys = tuple(keys[key] for key in asked)
+        self._query = _listed(self.asked_keys)
         self._needles = [
             self._write(keys[number // settings.num_needle_v], value)
             for number, value in enumerate(self._values)
@@ -257,12 +270,11 @@ class NeedleMaker:
         kind = self.settings.type_needle_v
         return self._statement.format(type_needle_v=kind, key=key, value=value)
 
-    @staticmethod
-    def _distinct(rng: random.Random, kind: str, number: int, taken: set[str]) -> list[str]:
+    def _distinct(self, rng: random.Random, kind: str, number: int, taken: set[str]) -> list[str]:
         """Draw keys or values that were not taken, and note that they are now."""
         drawn: list[str] = []
         while len(drawn) < number:
-            new = _NEW[kind](rng)
+            new = self._new[kind](rng)
             if new not in taken:
                 taken.add(new)
                 drawn.append(new)

@@ -26,6 +26,9 @@ from lm_eval_llada.tasks.text.sources import (
     parse_json,
 )
 
+# Each sample has a maker of its own, and reading a text out of lm-eval's modules takes 4 ms.
+_text = lru_cache(maxsize=1)(ruler_text)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -124,7 +127,7 @@ class QuestionMaker:
         self._question = found.questions[index]
         self._seed = seed
         self._template = template
-        self._wording = ruler_text("qa_document")
+        self._wording = _text("qa_document")
         self.fewest = len(self._question.documents)
         self.most = self.fewest if self._num_others == 0 else None
 

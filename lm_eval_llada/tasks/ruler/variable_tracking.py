@@ -10,6 +10,7 @@ import random
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lm_eval_llada.errors import require_whole
@@ -26,6 +27,9 @@ _NUMBERS = range(10_000, 99_999)
 
 # The original's limit for worked examples, whatever the sample's own number is.
 _MOST_EXAMPLE_HOPS = 10
+
+# Each sample has a maker of its own, and reading a text out of lm-eval's modules takes 4 ms.
+_text = lru_cache(maxsize=3)(ruler_text)
 
 
 @dataclass(frozen=True)
@@ -137,14 +141,28 @@ class TracingMaker:
     unit = "line"
     most: int | None = None
 
-    def __init__(self, settings: TracingSettings, seed: str, template: RulerTemplate) -> None:
-        """Draw the chains and write the worked examples, all of which hold at any length."""
+    def __init__(
+        self,
+        settings: TracingSettings,
+        seed: str,
+        template: RulerTemplate,
+        draw_number: Callable[[random.Random], str] | None = None,
+    ) -> None:
+        """Draw the chains and write the worked examples, all of which hold at any length.
+
+        Args:
+            settings: What the sample is made of.
+            seed: Names the sample.
+            template: Wording of the prompt.
+            draw_number: How the number of a chain is drawn; the original's where it is None.
+        """
+        self._draw_number = _draw_number if draw_number is None else draw_number
         self.settings = settings
         self.fewest = settings.num_hops + 1
         self._seed = seed
         self._template = template
-        self._noise = ruler_text("vt_noise")
-        self._wording = (ruler_text("vt_number"), ruler_text("vt_copy"))
+        self._noise = _text("vt_noise")
+        self._wording = (_text("vt_number"), _text("vt_copy"))
         rng = random.Random(f"{seed}/chains")
         # "VAR" is the word that every statement begins with.
         taken = {"VAR"}
@@ -174,12 +192,9 @@ class TracingMaker:
         def draw_name() -> str:
             return "".join(rng.choices(string.ascii_uppercase, k=name_length))
 
-        def draw_number() -> str:
-            return str(rng.choice(_NUMBERS))
-
         chains = []
         for _ in range(self.settings.num_chains):
-            value = _first_new(draw_number, taken)
+            value = _first_new(lambda: self._draw_number(rng), taken)
             names = tuple(_first_new(draw_name, taken) for _ in range(num_hops + 1))
             chains.append(_Chain(value, names))
         return chains
@@ -209,6 +224,10 @@ class TracingMaker:
         prefix = self._template.answer_prefix.format(**filled)
         stated = set(asked.statements(*self._wording))
         return prompt, prefix, [place for place, line in enumerate(lines) if line in stated]
+
+
+def _draw_number(rng: random.Random) -> str:
+    return str(rng.choice(_NUMBERS))
 
 
 def _first_new(draw: Callable[[], str], taken: set[str]) -> str:

@@ -12,6 +12,9 @@ import random
 from functools import lru_cache
 from importlib.metadata import version
 
+# Every sample of a needle task names the release, and the metadata take a millisecond to read.
+_version = lru_cache(maxsize=1)(version)
+
 
 def draw_key_word(rng: random.Random) -> str:
     """Draw a key such as ``dusty-harbor``: an adjective, a hyphen and a noun.
@@ -73,7 +76,7 @@ def words_release() -> str:
         ImportError: If wonderwords is not installed.
     """
     _words("NOUNS")
-    return f"wonderwords {version('wonderwords')}"
+    return f"wonderwords {_version('wonderwords')}"
 
 
 @lru_cache(maxsize=3)
