@@ -69,7 +69,7 @@ class Outcome:
         name: What was compared.
         file: The original's.
         count: Pairs.
-        distinct: Different scores among the original's: few would make a weak comparison.
+        distinct: Different scores, or texts, of the original: few would make a weak comparison.
         different: Pairs whose scores differ, in order.
     """
 
@@ -248,8 +248,8 @@ def _outcomes(given: argparse.Namespace) -> Iterator[Outcome]:
             yield compare(case, given.pairs, given.seed)
     if given.llada:
         path = given.llada / "generate.py"
-        for name, different in texts.compare(load_file(path), given.texts, given.seed):
-            yield Outcome(name, path, given.texts, given.texts, different)
+        for name, distinct, different in texts.compare(load_file(path), given.texts, given.seed):
+            yield Outcome(name, path, given.texts, distinct, different)
 
 
 def _print(outcome: Outcome) -> None:
@@ -294,7 +294,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each comparison, then the first few pairs that differ."""
     given = parse(arguments)
-    print(f"{_versions()}\n\n| compared | with | pairs | distinct scores | different |")
+    print(f"{_versions()}\n\n| compared | with | pairs | distinct | different |")
     print("|---|---|---:|---:|---:|")
     outcomes = []
     for outcome in _outcomes(given):

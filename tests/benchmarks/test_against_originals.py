@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 against = importlib.import_module("benchmarks.against_originals")
 answers = importlib.import_module("benchmarks.originals.answers")
 modules = importlib.import_module("benchmarks.originals.modules")
+texts = importlib.import_module("benchmarks.originals.texts")
 
 # A program of another kind, in the place where RULER has its own.
 RIGHT = """
@@ -72,6 +74,19 @@ def test_a_loaded_file_rounds_nothing_and_leaves_no_stand_in(tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="constants.py is not there"):
         against.main(["--ruler", str(tmp_path)])
+
+
+def test_texts_that_differ_are_counted():
+    class Original:
+        """Writes the same token everywhere."""
+
+        @staticmethod
+        def generate(model, prompt, *, gen_length, block_length, steps, mask_id):
+            return torch.nn.functional.pad(prompt, (0, gen_length), value=9)
+
+    for name, distinct, different in texts.compare(Original, 2, 0):
+        assert (distinct, len(different)) == (1, 2)
+        assert name.startswith("texts of tiny-llada, gen_length")
 
 
 @pytest.mark.parametrize(
