@@ -248,8 +248,10 @@ def _outcomes(given: argparse.Namespace) -> Iterator[Outcome]:
             yield compare(case, given.pairs, given.seed)
     if given.llada:
         path = given.llada / "generate.py"
-        for name, distinct, different in texts.compare(load_file(path), given.texts, given.seed):
-            yield Outcome(name, path, given.texts, distinct, different)
+        for name, count, distinct, different in texts.compare(
+            load_file(path), given.texts, given.seed
+        ):
+            yield Outcome(name, path, count, distinct, different)
 
 
 def _print(outcome: Outcome) -> None:

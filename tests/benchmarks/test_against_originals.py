@@ -76,16 +76,18 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         against.main(["--ruler", str(tmp_path)])
 
 
-def test_texts_that_differ_are_counted():
+@pytest.mark.parametrize("is_mask", [False, True])
+def test_texts_that_differ_are_counted_unless_they_hold_the_mask_token(is_mask):
     class Original:
         """Writes the same token everywhere."""
 
         @staticmethod
         def generate(model, prompt, *, gen_length, block_length, steps, mask_id):
-            return torch.nn.functional.pad(prompt, (0, gen_length), value=9)
+            token = mask_id if is_mask else 9
+            return torch.nn.functional.pad(prompt, (0, gen_length), value=token)
 
-    for name, distinct, different in texts.compare(Original, 2, 0):
-        assert (distinct, len(different)) == (1, 2)
+    for name, count, distinct, different in texts.compare(Original, 2, 0):
+        assert (count, distinct, len(different)) == ((0, 0, 0) if is_mask else (2, 1, 2))
         assert name.startswith("texts of tiny-llada, gen_length")
 
 
