@@ -24,9 +24,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
-from lm_eval_llada.modeling import LLaDAForMaskedLM, load_model, make_denoiser
-from lm_eval_llada.modeling.cache import KeyValueCache
+from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.rope import RopeChoice
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.prompts import ruler_template
@@ -34,7 +34,6 @@ from lm_eval_llada.tasks.ruler import build_ruler
 from lm_eval_llada.tasks.ruler.fitting import fit
 from lm_eval_llada.tasks.ruler.scores import string_match_all
 from lm_eval_llada.tasks.ruler.words import adjectives, nouns
-from lm_eval_llada.tasks.token_counts import load_tokenizer
 from lm_eval_llada.tiny.corpus import read_corpus
 from lm_eval_llada.tiny.export import wrap_tokenizer
 from lm_eval_llada.tiny.ruler_questions import synthetic_question_maker
@@ -157,14 +156,7 @@ def make_answerer(
 def _generate_masked(
     model: LLaDAForMaskedLM, prompts: list[torch.Tensor], gen_length: int
 ) -> list[list[int]]:
-    outputs = generate(
-        make_denoiser(model),
-        prompts,
-        SamplingOptions(gen_length=gen_length),
-        mask_token_id=model.config.mask_token_id,
-        eos_token_id=model.config.eos_token_id,
-        new_cache=KeyValueCache,
-    )
+    outputs = generate(as_denoiser(model), prompts, SamplingOptions(gen_length=gen_length))
     return [[int(token) for token in output] for output in outputs]
 
 

@@ -164,7 +164,7 @@ def _frequent_words(
 
 
 def _short(kind: str, question: str, answer: str) -> RulerTemplate:
-    return RulerTemplate(kind, "{context}\n" + question, answer, 32)
+    return RulerTemplate(kind, "{context}\n" + question, answer)
 
 
 def _short_niah() -> RulerTemplate:
