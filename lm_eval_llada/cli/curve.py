@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_model_args(parser, "checkpoint, dtype, device, position embeddings")
     add = parser.add_argument
-    add("--model", default="llada", help="llada or hf_rope, a causal model (llada)")
+    add("--model", default="llada", help="llada, also as mdlm, or hf_rope, a causal model (llada)")
     add("--text", default="heldout", help="heldout, gov_report, pg19, a text file or a folder")
     add("--data_dir", help="folder with ppl/: gov_report*.txt, pg19*.txt or the hub's files")
     add("--num_documents", type=int, default=1, help="the first that are long enough (1)")

@@ -43,7 +43,7 @@ from lm_eval_llada.modeling.cost import activation_bytes
 from lm_eval_llada.rope import ResolvedRope
 from lm_eval_llada.tasks.text.long_texts import TokenText, long_texts, read_documents, tokenize
 
-MODELS = ("llada", "hf_rope")
+MODELS = ("llada", "mdlm", "hf_rope")
 SPACINGS = ("geometric", "even")
 
 # Among model_args these are questions of the harness, or have an option of their own here.
@@ -244,7 +244,7 @@ class _Subject:
 
 
 def _open_subject(run: CurveRun) -> _Subject:
-    return _open_llada(run) if run.model == "llada" else _open_causal(run)
+    return _open_causal(run) if run.model == "hf_rope" else _open_llada(run)
 
 
 def _open_llada(run: CurveRun) -> _Subject:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
 
 from lm_eval_llada.diffusion.choices import num_transfer_tokens
 from lm_eval_llada.diffusion.dream import ALGS, dream_schedule
@@ -18,13 +17,8 @@ CACHES = ("none", "prefix", "dual")
 DREAM_ONLY = ("alg_temp", "top_p", "top_k")
 """Options that only Dream's decoding has."""
 
-# Marks a field that came after answers were first kept: their keys do not have it.
-_LATER = {"in_keys": "unless default"}
-
-
-def in_keys(item: Field[Any], value: object) -> bool:
-    """Whether the key of an answer names this field of its settings when it has this value."""
-    return item.metadata != _LATER or value != item.default
+# Marks a field that came after answers were first kept: their keys do not have its default.
+_LATER = {"later": True}
 
 
 @dataclass(frozen=True)
