@@ -308,7 +308,8 @@ def _settings(run: CurveRun, subject: _Subject, texts: Sequence[TokenText]) -> d
     options = dataclasses.asdict(run.options)
     return {
         "version": __version__,
-        "model": run.model,
+        # A file that was begun under one name of a model goes on under the other.
+        "model": run.model if run.model == "hf_rope" else MODELS[0],
         "pretrained": subject.pretrained,
         "model_args": kept,
         "checkpoint": fingerprint({}, subject.location),
