@@ -51,7 +51,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
 """The protocols by name."""
 
 # What the user may give besides that changes the prompts or how they are continued.
-_CHANGES_RESULTS = ("length_unit", "max_length", "add_bos_token", "suppress_eos")
+_CHANGES_RESULTS = (
+    *("length_unit", "max_length", "add_bos_token", "suppress_eos"),
+    *("alg", "alg_temp", "top_p", "top_k"),
+)
 # Given by hand, this is what the protocols count lengths in anyway.
 _OWN_UNIT = ("length_unit", "cl100k")
 # λ is rounded only where it is computed, and only these methods have one.

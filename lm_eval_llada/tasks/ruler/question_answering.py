@@ -192,7 +192,8 @@ def read_questions(
         path = find_file(source, data_dir, lambda path: _is_read(file.parse, path))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error} The hub has it as a table; the JSON file itself is at {file.page}."
+            f"{error} The hub has it as a table; the JSON file itself, which goes to "
+            f"<folder>/ruler/{file.name}, is at {file.page}."
         ) from error
     try:
         content = file.convert(_rows(path)) if path.suffix == ".parquet" else _json(path)
