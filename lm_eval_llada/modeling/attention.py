@@ -52,7 +52,9 @@ def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
     # Clamped so that a wrong row is reported below instead of failing here.
     counted = batch.clamp(0, batch_size - 1)
     counts = batch.new_zeros(batch_size).scatter_add_(0, counted, torch.ones_like(batch))
-    if torch.compiler.is_compiling():
+    if num_rows == 0:
+        num_slots = 0
+    elif torch.compiler.is_compiling():
         # The exact number of slots depends on data; any bound is right, only slower.
         num_slots = num_rows
     else:
@@ -114,6 +116,8 @@ def attention_mask_for(
         document_ids: int (batch, key_length); None if each sequence is one document.
         rows: queries to be asked for; None for all positions.
     """
+    if rows is not None and rows.batch.shape[0] == 0:
+        return None
     batch_size = hidden_states.shape[0]
     unmasked = attention_mask is None and document_ids is None
     if implementation == "flash_attention_2":
@@ -171,6 +175,10 @@ def attend(
     """
     if isinstance(mask, Packing):
         return _attend_packed(module, query, key, value, mask), None
+    if rows is not None and rows.batch.shape[0] == 0:
+        # Some kernels cannot be called without a query.
+        nothing = query.new_zeros(0, query.shape[1], key.shape[1])
+        return query.flatten(1), nothing if with_weights else None
     run = _attend_groups if isinstance(mask, list) else _call
     if rows is None:
         output, weights = run(module, query, key, value, mask, with_weights)

@@ -21,6 +21,7 @@ from lm_eval_llada.modeling.copies import mesh_of_copies
 from lm_eval_llada.modeling.inputs import check_shapes
 from lm_eval_llada.modeling.outputs import HiddenStatesChoice, Recorded
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
+from lm_eval_llada.modeling.weight_files import EMBEDDING, HEAD, check_loaded_head
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
 
@@ -101,7 +102,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         self.rotary = LLaDARotaryEmbedding(config)
         self.post_init()
         if config.weight_tying:
-            # Loading compares a head that is stored all the same with the embedding.
+            # `from_pretrained` compares a head that is stored all the same with the embedding.
             self._keys_to_ignore_on_load_unexpected = {r"^model\.transformer\.ff_out\.weight$"}
         # A training run goes on from what `save_pretrained` wrote.
         self.register_load_state_dict_pre_hook(_rename_to_native)
@@ -110,15 +111,23 @@ class LLaDAForMaskedLM(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
     ) -> LLaDAForMaskedLM:
-        """As transformers' own, for checkpoints of any family."""
+        """As transformers' own, for checkpoints of any family.
+
+        Raises:
+            ValueError: if a tied checkpoint stores a head that is not its embedding.
+        """
+        named = {k: kwargs[k] for k in ("revision", "subfolder", "cache_dir") if k in kwargs}
         if not isinstance(config, LLaDAConfig):
-            named = {k: kwargs[k] for k in ("revision", "subfolder", "cache_dir") if k in kwargs}
             config = LLaDAConfig.from_pretrained(config or pretrained_model_name_or_path, **named)
         if mapping := config.row.key_mapping:
             kwargs["key_mapping"] = mapping
-        return super().from_pretrained(
+        loaded = super().from_pretrained(
             pretrained_model_name_or_path, *args, config=config, **kwargs
         )
+        if config.weight_tying:
+            names = (config.row.own_name(HEAD), config.row.own_name(EMBEDDING))
+            check_loaded_head(pretrained_model_name_or_path, *names, **named)
+        return loaded
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, *, state_dict: Any = None, **kwargs: Any
