@@ -243,7 +243,7 @@ def rows_of(runs: Sequence[NeedleScores]) -> list[dict[str, Any]]:
             "rope_scale": run.rope.rope_scale,
             **dataclasses.asdict(row),
             "crossing": crossing(run, row.length),
-            "samples": run.samples[row.length],
+            "samples": run.samples.get(row.length),
         }
         for run in runs
         if run.rope is not None

@@ -35,8 +35,10 @@ def add_parser(subparsers: Any) -> None:
     add_model_args(parser, "checkpoint, dtype, device, position embeddings")
     add = parser.add_argument
     add("--model", default="llada", help="llada or hf_rope, a causal model (llada)")
-    add("--text", default="heldout", help="heldout, gov_report, pg19, a text file or a folder")
-    add("--data_dir", help="folder with ppl/: gov_report*.txt, pg19*.txt or the hub's files")
+    add(
+        "--text", default="heldout", help="heldout, gov_report[_001], pg19, a text file or a folder"
+    )
+    add("--data_dir", help="folder with ppl/ (<text>*.txt or the hub's files) and longbench/")
     add("--num_documents", type=int, default=1, help="the first that are long enough (1)")
     add("--context", type=int, default=4096, help="longest context in tokens (4096)")
     add("--chunk_length", type=int, default=64, help="tokens scored at a time (64)")

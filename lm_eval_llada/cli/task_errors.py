@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from lm_eval_llada.errors import nearest
+from lm_eval_llada.tasks.grid import shipped_configs
 
 _MISSING = "Tasks not found: "
 
@@ -47,7 +48,11 @@ def explain_missing(error: ValueError, include_path: Sequence[str]) -> ValueErro
         if reason := _broken_file(name, include_path):
             reasons.append(reason)
             continue
-        known = known or TaskManager(include_path=list(include_path)).all_tasks
+        known = known or [
+            # A run lays out the shipped tasks that it names, which a misspelt one does not.
+            *(shipped for configs in shipped_configs().values() for shipped in configs),
+            *TaskManager(include_path=list(include_path)).all_tasks,
+        ]
         guess = nearest(name, known)
         hint = "" if guess is None else f" Did you mean {guess!r}?"
         reasons.append(f"There is no task, group, tag or task file {name!r}.{hint}")

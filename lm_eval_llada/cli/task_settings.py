@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 _ROOM = "lm_eval_llada.tasks."
 # Fields that a task file sets under another name: the output's length and the seed of samples.
 _RENAMED = ("gen_length", "seed", "task")
-# Texts whose type also lets Python hand over an object.
-_NAMES = {"pretrained": True, "tokenizer": True}
+# What `make_dataset` takes beside the fields of a benchmark's options, and whether it is a text.
+_HANDED_ON = {
+    "data_seed": False,
+    "gen_kwargs": False,
+    "generation_kwargs": False,
+    "pretrained": True,
+    "revision": True,
+    "tokenizer": True,
+    "version": False,
+}
 
 
 def check_settings(
@@ -102,13 +110,18 @@ def _settings_of(benchmark: str) -> dict[str, bool]:
                 hints = get_type_hints(item)
                 fields = {field.name for field in dataclasses.fields(item)} - {*_RENAMED}
                 settings |= {field: _is_text(hints[field]) for field in fields}
-            elif inspect.isfunction(item) and name.endswith("_dataset"):
+            elif inspect.isfunction(item) and _makes_a_data_set(name, item, module.__name__):
                 settings |= {
                     parameter.name: _is_text(parameter.annotation)
                     for parameter in inspect.signature(item).parameters.values()
                     if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "build"
                 }
-    return settings | {name: text for name, text in _NAMES.items() if name in settings}
+    return settings | _HANDED_ON
+
+
+def _makes_a_data_set(name: str, item: Any, module: str) -> bool:
+    """Whether a function is one that task files name, and not one that such functions call."""
+    return name.endswith("_dataset") and item.__module__ == module
 
 
 def _is_text(hint: Any) -> bool:

@@ -65,13 +65,13 @@ class Scores:
         """What is missing of some tasks, or was cut short; empty if nothing is."""
         names = list(wanted)
         absent = [name for name in names if name not in self.values]
-        partial = [name for name in names if name in self.tasks and not self.tasks[name].is_whole]
-        parts = []
-        if absent:
-            parts.append(f"not run: {_named(absent, len(names))}")
-        if partial:
-            parts.append(f"partial: {_named(partial, len(names))}")
-        return "; ".join(parts)
+        by_remark = {"not run": absent}
+        for name in names:
+            if name in self.tasks and not self.tasks[name].is_whole:
+                by_remark.setdefault(self.tasks[name].extent, []).append(name)
+        return "; ".join(
+            f"{remark}: {_named(found, len(names))}" for remark, found in by_remark.items() if found
+        )
 
 
 def ruler_scores(evaluation: Evaluation) -> list[Scores]:

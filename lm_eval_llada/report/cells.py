@@ -50,7 +50,8 @@ class NeedleScores:
     Attributes:
         label: How tables and pictures call it.
         cells: One for each length and depth, in ascending order.
-        samples: Number of samples behind a whole length, by length.
+        samples: Number of samples behind a whole length, by length; lengths where that is not
+            known are left out.
         rope: What the frontier is predicted from; None where no prediction is made.
         planned: Number of samples that a whole length has, by length; lengths where that is not
             known are left out.
@@ -81,10 +82,10 @@ class NeedleScores:
         parts = []
         if len(self.cells) < cells:
             parts.append(f"{len(self.cells)} of {cells} cells")
-        planned = {n: count for n, count in self.planned.items() if self.samples[n] < count}
-        if planned:
-            measured = sum(self.samples[length] for length in self.planned)
-            parts.append(f"{measured} of {sum(self.planned.values())} samples")
+        known = self.planned.keys() & self.samples.keys()
+        measured = sum(self.samples[n] for n in known)
+        if any(self.samples[n] < self.planned[n] for n in known):
+            parts.append(f"{measured} of {sum(self.planned[n] for n in known)} samples")
         return f"partial: {', '.join(parts)}" if parts else None
 
     def score(self, length: int, depth: int) -> float | None:

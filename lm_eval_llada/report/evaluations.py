@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from lm_eval_llada.report.files import ResultFile, Skipped
@@ -19,17 +20,19 @@ class TaskResult:
         name: Name of the task.
         metrics: Values by the name of the metric, followed by ``,filter`` unless that is none.
         errors: Standard errors under the same names, where lm-eval gives one.
-        samples: Number of samples scored.
+        samples: Number of samples scored; None where it is not known.
         planned: Number of samples of the whole task; None where it is not known.
         metadata: Of the task file.
+        gaps: What stands in place of a number, such as ``infinite``, by the name of the metric.
     """
 
     name: str
     metrics: Mapping[str, float]
     errors: Mapping[str, float]
-    samples: int
+    samples: int | None
     planned: int | None
     metadata: Mapping[str, Any]
+    gaps: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def score(self) -> float | None:
@@ -52,7 +55,14 @@ class TaskResult:
     @property
     def is_whole(self) -> bool:
         """Whether every sample of the task was scored, as far as is known."""
-        return self.planned is not None and self.samples >= self.planned
+        return self.extent == "complete"
+
+    @property
+    def extent(self) -> str:
+        """How much of the task was scored: ``complete``, ``partial`` or ``size unknown``."""
+        if self.planned is None or self.samples is None:
+            return "size unknown"
+        return "complete" if self.samples >= self.planned else "partial"
 
 
 @dataclass(frozen=True)
@@ -116,3 +126,20 @@ def model_arguments(config: Mapping[str, Any]) -> dict[str, str]:
         pairs = (item.partition("=") for item in arguments.split(","))
         arguments = {key.strip(): value.strip() for key, _, value in pairs}
     return {str(name): str(value) for name, value in arguments.items() if value is not None}
+
+
+# Where lm-eval's models have their name, the base model before what is put on it.
+_NAMES = ("pretrained", "model", "model_name", "path", "engine")
+
+
+def model_name(config: Mapping[str, Any]) -> str:
+    """The model of a run: the last part of its path or hub id, an API's model by its own name.
+
+    Args:
+        config: The ``config`` entry of lm-eval's results.
+    """
+    arguments = model_arguments(config)
+    name = next((arguments[key] for key in _NAMES if arguments.get(key)), None)
+    name = str(config.get("model")) if name is None else name
+    # A path such as "." has no last part.
+    return PurePath(name).name or name

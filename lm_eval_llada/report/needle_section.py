@@ -93,7 +93,7 @@ def _depth_table(family: str, run: NeedleScores) -> Table:
             f"{length:,}",
             *(number(run.score(length, depth), 0) for depth in run.depths),
             number(run.mean(length)),
-            str(run.samples[length]),
+            str(run.samples.get(length, GAP)),
         ]
         for length in run.lengths
     ]

@@ -165,7 +165,7 @@ def _run(evaluation: Evaluation, tasks: Sequence[TaskResult]) -> NeedleScores:
     return NeedleScores(
         label=evaluation.label,
         cells=tuple(sorted(cells, key=lambda cell: (cell.length, cell.depth))),
-        samples={n: t.samples for n, t in by_length.items()},
+        samples={n: t.samples for n, t in by_length.items() if t.samples is not None},
         rope=evaluation.rope,
         planned={n: t.planned for n, t in by_length.items() if t.planned is not None},
         planned_depths=tuple(sorted(depths)),

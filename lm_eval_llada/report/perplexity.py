@@ -166,12 +166,13 @@ def _bits(value: Value | None) -> str:
 
 def _task_table(evaluations: Iterable[Evaluation]) -> Table | None:
     """Perplexities of tasks by length, a line for each run and task; None where there is none."""
-    found: list[tuple[str, str, dict[int, float]]] = []
+    found: list[tuple[str, str, dict[int, str]]] = []
     for evaluation in evaluations:
         for task in evaluation.tasks.values():
+            cells = {metric: number(value, 2) for metric, value in task.metrics.items()}
             by_length = {
-                int(match.group(1)): value
-                for metric, value in task.metrics.items()
+                int(match.group(1)): cell
+                for metric, cell in {**cells, **task.gaps}.items()
                 if (match := _AT_LENGTH.fullmatch(metric))
             }
             if by_length:
@@ -179,9 +180,7 @@ def _task_table(evaluations: Iterable[Evaluation]) -> Table | None:
     if not found:
         return None
     lengths = sorted({length for _, _, values in found for length in values})
-    rows = [
-        [label, name, *(number(values.get(n), 2) for n in lengths)] for label, name, values in found
-    ]
+    rows = [[label, name, *(values.get(n, GAP) for n in lengths)] for label, name, values in found]
     header = ["run", "task", *(number(length, 0) for length in lengths)]
     caption = "Perplexity tasks: perplexity per token of the chunks that end at a length in tokens."
     return table(header, rows, caption)

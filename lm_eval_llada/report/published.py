@@ -174,8 +174,9 @@ def _needle_numbers(evaluation: Evaluation) -> Iterable[_Number]:
         if not steps:
             for k, length in lengths.items():
                 task = tasks[family, length]
-                partial = "" if task.is_whole else f", partial: {task.samples} samples"
-                yield "niah", k, run.mean(length), task.stderr, family + partial
+                how_many = "" if task.samples is None else f": {task.samples} samples"
+                remark = "" if task.is_whole else f", {task.extent}{how_many}"
+                yield "niah", k, run.mean(length), task.stderr, family + remark
         if set(_OVERALL_LENGTHS) <= set(lengths) and run.missing is None:
             overall = math.fsum(run.mean(lengths[k]) for k in _OVERALL_LENGTHS)
             name = f"niah_overall_steps_{steps}" if steps else "niah_overall"

@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.report.cells import needle_cells
-from lm_eval_llada.report.evaluations import Evaluation, Reading, TaskResult, model_arguments
+from lm_eval_llada.report.evaluations import (
+    Evaluation,
+    Reading,
+    TaskResult,
+    model_arguments,
+    model_name,
+)
 from lm_eval_llada.report.files import Found, ResultFile, SampleFile, Skipped
 from lm_eval_llada.report.frontier import rope_label
 from lm_eval_llada.report.samples import Sample, read_samples
+from lm_eval_llada.report.values import listed_metrics, metric_names, read_numbers
 
 _KINDS = {"llada": "diffusion", "mdlm": "diffusion", "hf_rope": "causal", "hf": "causal"}
 # Model arguments that leave the scores as they are: where and how fast a run is made.
 _NEUTRAL = ("batch_size", "max_batch_size", "device", "device_map", "tp")
-_NO_FILTER = "none"
+_MOST_NAMED = 3
 
 
 def read_evaluations(found: Found) -> Reading:
@@ -96,20 +103,21 @@ def _merged(
     for file in files:
         for task in _task_results(file.content):
             other = tasks.get(task.name)
-            if other is None or task.samples >= other.samples:
+            if other is None or _count(task) >= _count(other):
                 tasks[task.name], kept[task.name] = task, file
             if other is not None:
                 notes.append(
                     f"{task.name} is in several files of one setting; {kept[task.name].path} "
-                    f"counts, with {tasks[task.name].samples} samples."
+                    f"counts, with {_counted(tasks[task.name])}."
                 )
     read = {
         task: samples[_run_of(file)][task]
         for task, file in kept.items()
         if task in samples.get(_run_of(file), {})
     }
+    notes += [f"{kept[name].path}: {name}: {_gaps(t)}." for name, t in tasks.items() if t.gaps]
     config = files[-1].content.get("config", {})
-    model = Path(model_arguments(config).get("pretrained", str(config.get("model")))).name
+    model = model_name(config)
     kind = _KINDS.get(str(config.get("model")), "other")
     rope = config.get("rope")
     label = f"{model}, {rope_label(rope)}" if isinstance(rope, dict) else model
@@ -122,33 +130,44 @@ def _task_results(content: Mapping[str, Any]) -> Iterable[TaskResult]:
     for name, values in content["results"].items():
         if name not in content["configs"]:
             continue
-        metrics, errors = _numbers(values)
+        metrics, errors, gaps = read_numbers(values)
+        listed = listed_metrics(content["configs"][name])
+        gaps |= dict.fromkeys(listed - metric_names(values), "missing")
         count = counts.get(name) or {}
         metadata = content["configs"][name].get("metadata")
+        scored = count.get("effective", values.get("sample_len"))
+        planned = count.get("original")
         yield TaskResult(
             name,
             metrics,
             errors,
-            int(count.get("effective") or values.get("sample_len") or 0),
-            int(count["original"]) if count.get("original") is not None else None,
+            None if scored is None else int(scored),
+            None if planned is None else int(planned),
             metadata if isinstance(metadata, dict) else {},
+            gaps,
         )
 
 
-def _numbers(values: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics and standard errors; what was not measured is NaN, null or "N/A" and left out."""
-    metrics: dict[str, float] = {}
-    errors: dict[str, float] = {}
-    for key, value in values.items():
-        metric, comma, filtered = key.partition(",")
-        if not comma or not isinstance(value, int | float) or not math.isfinite(value):
-            continue
-        suffix = "" if filtered == _NO_FILTER else f",{filtered}"
-        if metric.endswith("_stderr"):
-            errors[metric.removesuffix("_stderr") + suffix] = float(value)
-        else:
-            metrics[metric + suffix] = float(value)
-    return metrics, errors
+def _count(task: TaskResult) -> int:
+    """Samples of a task, to choose by; one that does not say comes last."""
+    return -1 if task.samples is None else task.samples
+
+
+def _counted(task: TaskResult) -> str:
+    return f"{'an unknown number of' if task.samples is None else task.samples} samples"
+
+
+def _gaps(task: TaskResult) -> str:
+    """Which metrics have no number, and what they have, as one line."""
+    by_reason: dict[str, list[str]] = {}
+    for metric, reason in sorted(task.gaps.items()):
+        by_reason.setdefault(reason, []).append(metric)
+    return "; ".join(f"{_few(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _from_samples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from lm_eval_llada.report.document import (
     table,
     with_error,
 )
-from lm_eval_llada.report.evaluations import Evaluation, Reading, model_arguments
+from lm_eval_llada.report.evaluations import Evaluation, Reading, TaskResult, model_arguments
 from lm_eval_llada.report.files import ResultFile, Skipped
 from lm_eval_llada.report.kinds import kind_of
 from lm_eval_llada.report.perplexity import is_at_length
@@ -38,8 +39,9 @@ def overview_section(reading: Reading, skipped: Sequence[Skipped]) -> Section:
     """The runs, how they were put together and which files were left out."""
     rows = []
     for evaluation in reading.evaluations:
-        partial = [t.name for t in evaluation.tasks.values() if not t.is_whole]
-        state = "complete" if not partial else f"{len(partial)} partial"
+        extents = Counter(task.extent for task in evaluation.tasks.values())
+        parts = [f"{extents[e]} {e}" for e in ("partial", "size unknown") if extents[e]]
+        state = ", ".join(parts) or "complete"
         tasks = str(len(evaluation.tasks))
         files = str(len(evaluation.files))
         rows.append([evaluation.label, evaluation.kind, tasks, state, files])
@@ -94,20 +96,29 @@ def settings_section(evaluations: Sequence[Evaluation]) -> Section | None:
 def other_tasks_section(evaluations: Iterable[Evaluation]) -> Section | None:
     """All metrics of tasks that no other part of the report is about, or None."""
     rows = [
-        [evaluation.label, task.name, metric, with_error(value, task.errors.get(metric), 4),
-         str(task.samples)]
+        [evaluation.label, task.name, metric, value, _samples(task)]
         for evaluation in evaluations
         for task in evaluation.tasks.values()
         if kind_of(task) is None
-        for metric, value in task.metrics.items()
+        for metric, value in _values(task)
         if not is_at_length(metric)
-    ]  # fmt: skip
+    ]
     if not rows:
         return None
     header = ["run", "task", "metric", "value", "samples"]
     return Section(
         "Other tasks", (table(header, rows, "Values ± standard error, as lm-eval has."),)
     )
+
+
+def _values(task: TaskResult) -> list[tuple[str, str]]:
+    """Metrics and what to show of each, those without a number in words."""
+    numbers = [(m, with_error(v, task.errors.get(m), 4)) for m, v in task.metrics.items()]
+    return [*numbers, *task.gaps.items()]
+
+
+def _samples(task: TaskResult) -> str:
+    return GAP if task.samples is None else str(task.samples)
 
 
 def _speed(file: ResultFile) -> list[str]:

@@ -26,7 +26,7 @@ def depth_table(run: NeedleScores) -> str:
 
 def _line(run: NeedleScores, length: int) -> list[str]:
     values = [_number(run.score(length, depth)) for depth in run.depths]
-    values += [f"{run.mean(length):.1f}", str(run.samples[length])]
+    values += [f"{run.mean(length):.1f}", str(run.samples.get(length, "-"))]
     if run.rope is not None:
         values += [_number(run.rope.frontier(length)), _number(run.predicted_mean(length))]
     return values

@@ -212,6 +212,22 @@ def noted_changes() -> Iterator[dict[str, str]]:
         _changes.reset(token)
 
 
+def note_text(name: str, value: str, line: str) -> None:
+    """Note a text that is not the known one for the results, and warn of it once a process.
+
+    Args:
+        name: What the text is for.
+        value: Its digest, or what else tells it from the known one.
+        line: The warning.
+    """
+    noted = _changes.get()
+    if noted is not None:
+        noted[name] = value
+    if (name, value) not in _warned:
+        _warned.add((name, value))
+        _logger.warning(line)
+
+
 # Each sample asks for its texts again, and parsing takes 4 ms.
 @lru_cache(maxsize=32)
 def _text_at(source: str, path: str) -> str | None:
@@ -219,12 +235,28 @@ def _text_at(source: str, path: str) -> str | None:
     node: ast.AST | None = _parse(source)
     for step in path.split("/"):
         node = None if node is None else _descend(node, step)
-    return _literal(node)
+    return literal_text(node)
 
 
 @lru_cache(maxsize=8)
 def _parse(source: str) -> ast.Module:
     return ast.parse(source)
+
+
+def literal_text(node: ast.AST | None) -> str | None:
+    """Return the text that an expression spells out, or None where it computes something.
+
+    Fields of an f-string are their expressions in braces; its own braces are doubled.
+    """
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_part, node.values))
+    if isinstance(node, ast.IfExp):  # NIAH's answer prefix: `else` holds the plural wording
+        return literal_text(node.orelse)
+    if isinstance(node, ast.List) and len(node.elts) == 1:
+        return literal_text(node.elts[0])
+    return None
 
 
 def tasks_folder() -> Path:
@@ -270,17 +302,13 @@ def _checked(name: str, path: Path, text: object, expected: str) -> str:
 
 
 def _note_change(name: str, path: Path, found: str, expected: str) -> None:
-    """Warn of a text that differs, once a process, and note it for the results each time."""
-    noted = _changes.get()
-    if noted is not None:
-        noted[name] = found
-    if (name, found) not in _warned:
-        _warned.add((name, found))
-        _logger.warning(
-            f"The prompt text {name} in {path} has the SHA-256 {found}; {expected} is the one of "
-            f"lm-eval {PINNED_VERSION}. lm-eval {_version()} words it differently, so scores do "
-            "not compare with earlier ones; the results say so under prompt_digest."
-        )
+    note_text(
+        name,
+        found,
+        f"The prompt text {name} in {path} has the SHA-256 {found}; {expected} is the one of "
+        f"lm-eval {PINNED_VERSION}. lm-eval {_version()} words it differently, so scores do "
+        "not compare with earlier ones; the results say so under prompt_digest.",
+    )
 
 
 def _missing(name: str, path: Path) -> ValueError:
@@ -308,26 +336,13 @@ def _descend(node: ast.AST, step: str) -> ast.AST | None:
             return child.args[0]
         if isinstance(child, ast.Assign) and step in map(ast.unparse, child.targets):
             value = child.value
-            if isinstance(value, ast.Dict) or _literal(value) is not None:
+            if isinstance(value, ast.Dict) or literal_text(value) is not None:
                 return value  # otherwise it is computed, as the essays are: look further
-    return None
-
-
-def _literal(node: ast.AST | None) -> str | None:
-    """Return the text that an expression spells out, or None where it computes something."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(map(_part, node.values))
-    if isinstance(node, ast.IfExp):  # NIAH's answer prefix: `else` holds the plural wording
-        return _literal(node.orelse)
-    if isinstance(node, ast.List) and len(node.elts) == 1:
-        return _literal(node.elts[0])
     return None
 
 
 def _part(part: ast.expr) -> str:
     if isinstance(part, ast.FormattedValue):
         return "{" + ast.unparse(part.value) + "}"
-    text = _literal(part) or ""
+    text = literal_text(part) or ""
     return text.replace("{", "{{").replace("}", "}}")

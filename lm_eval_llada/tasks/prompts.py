@@ -14,6 +14,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.tasks.harness_texts import (
@@ -46,6 +47,7 @@ _LOST_ENDINGS: dict[str, str] = {
 _LOST_EMPTY_LINE = ("triviaqa", "samsum")
 
 # The run-together words in narrativeqa's prompt stay: the original was released with them.
+# `part_words` is for releases of results that ran it with them apart.
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class LongBenchPrompt:
     def __post_init__(self) -> None:
         """Check the template, which a user may have written."""
         where = f"The template of {self.dataset}"
-        _require_fields(where, self.template, required=("context",), optional=("input",))
+        require_fields(where, self.template, required=("context",), optional=("input",))
 
     def render(self, *, context: str, input: str = "") -> str:
         """Return the prompt of one sample. Braces in its texts stay what they are.
@@ -112,9 +114,9 @@ class RulerTemplate:
             raise unknown_choice("task", self.task, RULER_KINDS)
         fields = _ruler_fields(self.task)
         where = f"The template of {self.task}"
-        _require_fields(where, self.template, required=("context",), optional=fields)
+        require_fields(where, self.template, required=("context",), optional=fields)
         where = f"The answer prefix of {self.task}"
-        _require_fields(where, self.answer_prefix, required=(), optional=fields)
+        require_fields(where, self.answer_prefix, required=(), optional=fields)
 
     def singular(self) -> RulerTemplate:
         """Return the wording for a sample of niah that asks for a single value.
@@ -150,23 +152,41 @@ RULER_KINDS: tuple[str, ...] = ("niah", "vt", "cwe", "fwe", "qa")
 _MISSPELLED, _CORRECTED = "assgined", "assigned"
 
 
-def longbench_prompt(dataset: str, template: str | None = None) -> LongBenchPrompt:
+def longbench_prompt(
+    dataset: str,
+    template: str | None = None,
+    *,
+    wording: str | None = None,
+    part_words: str | None = None,
+    ending: str = "",
+) -> LongBenchPrompt:
     """Return the prompt and the settings of a LongBench dataset.
 
     Args:
         dataset: One of ``LONGBENCH_DATASETS``.
-        template: Wording in place of the original's, as in ``LongBenchPrompt``.
+        template: Wording in place of the original's, as in ``LongBenchPrompt``. The rest then
+            changes nothing.
+        wording: The dataset whose wording asks; None stands for ``dataset`` itself.
+        part_words: A dataset in whose wording words stand apart that are run together in this one,
+            where they are then parted.
+        ending: What follows the wording.
 
     Raises:
-        ValueError: If the dataset is unknown, the installed lm-eval lacks the text and no template
+        ValueError: If a dataset is unknown, the installed lm-eval lacks the text and no template
             is given, or the template is wrong.
         ImportError: If lm-eval is needed and not installed.
     """
-    if dataset not in LONGBENCH_DATASETS:
-        raise unknown_choice("dataset", dataset, LONGBENCH_DATASETS)
+    for name, value in (("dataset", dataset), ("wording", wording), ("part_words", part_words)):
+        if value is not None and value not in LONGBENCH_DATASETS:
+            raise unknown_choice(name, value, LONGBENCH_DATASETS)
+    if template is None:
+        template = _longbench_template(wording or dataset)
+        if part_words is not None:
+            template = _parted_as(_longbench_template(part_words), template)
+        template += ending
     return LongBenchPrompt(
         dataset=dataset,
-        template=_longbench_template(dataset) if template is None else template,
+        template=template,
         chat_template=dataset not in _FEW_SHOT + _CODE,
         first_line=dataset in _FEW_SHOT,
     )
@@ -228,35 +248,20 @@ def ruler_text(name: str) -> str:
     return text
 
 
-def _longbench_template(dataset: str) -> str:
-    # Fields of a Jinja template become those of a format string: Jinja would drop a newline at the
-    # end, and the official files call `input` what the copy that lm-eval loads calls `question`.
-    text = longbench_text(dataset).replace("{{context}}", "{context}")
-    text = text.replace("{{question}}", "{input}")
-    if dataset in _LOST_EMPTY_LINE:
-        text = text.replace("{context}\n{input}", "{context}\n\n{input}")
-    ending = _LOST_ENDINGS.get(dataset, "")
-    # A release that has put an ending right must not get it twice.
-    return text if text.endswith(ending) else text + ending
-
-
-def _ruler_fields(task: str) -> tuple[str, ...]:
-    # The original fills the query of cwe and fwe too, with nothing, so a template may have it.
-    extra = {"niah": ("type_needle_v",), "vt": ("num_v",)}
-    return ("query", *extra.get(task, ()))
-
-
-def _singular(text: str) -> str:
-    # The original's rules in their order; one more, for "answers", finds nothing in these texts.
-    # Differs from it in sparing words that a user's own template may have, such as "compare".
-    for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
-        text = re.sub(rf"\b{plural}\b", singular, text)
-    return text
-
-
-def _require_fields(
+def require_fields(
     where: str, template: str, *, required: Sequence[str], optional: Sequence[str]
 ) -> None:
+    """Refuse a format string that lacks a field, has another one, or formats one.
+
+    Args:
+        where: Whose it is, for the message.
+        template: The format string.
+        required: Fields that it must hold.
+        optional: Fields that it may hold.
+
+    Raises:
+        ValueError: Naming what it must and may hold, and what it holds.
+    """
     if not isinstance(template, str):
         raise ValueError(f"{where} must be a text; got {template!r}.")
     try:
@@ -272,6 +277,38 @@ def _require_fields(
             f"{where} {duty}may hold {_listed(optional)}, but no other field; got "
             f"{_listed(sorted(found)) or 'none'}."
         )
+
+
+def _longbench_template(dataset: str) -> str:
+    # Fields of a Jinja template become those of a format string: Jinja would drop a newline at the
+    # end, and the official files call `input` what the copy that lm-eval loads calls `question`.
+    text = longbench_text(dataset).replace("{{context}}", "{context}")
+    text = text.replace("{{question}}", "{input}")
+    if dataset in _LOST_EMPTY_LINE:
+        text = text.replace("{context}\n{input}", "{context}\n\n{input}")
+    ending = _LOST_ENDINGS.get(dataset, "")
+    # A release that has put an ending right must not get it twice.
+    return text if text.endswith(ending) else text + ending
+
+
+def _parted_as(model: str, text: str) -> str:
+    """Part each word of a text that is two neighbouring words of another text run together."""
+    pairs = {one + other: f"{one} {other}" for one, other in pairwise(re.findall(r"\w+", model))}
+    return re.sub(r"\w+", lambda word: pairs.get(word[0], word[0]), text)
+
+
+def _ruler_fields(task: str) -> tuple[str, ...]:
+    # The original fills the query of cwe and fwe too, with nothing, so a template may have it.
+    extra = {"niah": ("type_needle_v",), "vt": ("num_v",)}
+    return ("query", *extra.get(task, ()))
+
+
+def _singular(text: str) -> str:
+    # The original's rules in their order; one more, for "answers", finds nothing in these texts.
+    # Differs from it in sparing words that a user's own template may have, such as "compare".
+    for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
+        text = re.sub(rf"\b{plural}\b", singular, text)
+    return text
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -69,7 +69,7 @@ def broken(tmp_path: Path) -> Path:
 
 def test_a_missing_include_names_both_files(monkeypatch, capsys, broken: Path) -> None:
     code = call(monkeypatch, "--tasks", str(broken / "leaf.yaml"))
-    message = r"The task file .*middle.yaml includes 'nowhere.yaml', and there is no file .*nowhere"
+    message = r"middle.yaml, line 1: include 'nowhere.yaml' is neither a file in .*"
     check_one_sentence(code, capsys.readouterr().err, message)
 
 

@@ -9,7 +9,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from lm_eval_llada.diffusion.sampler import SamplingOptions
-from lm_eval_llada.engine.requests import causal_generation, plan_generation
+from lm_eval_llada.engine.requests import causal_generation, generation_settings
 from lm_eval_llada.engine.stops import stops_of
 from lm_eval_llada.tasks.niah.single import niah_dataset
 from lm_eval_llada.tasks.output_length import LENGTH_NAMES, output_length
@@ -23,7 +23,7 @@ HARNESS_NAMES = [name for name in LENGTH_NAMES if name != "gen_length"]
 def test_the_users_name_of_a_length_wins_over_the_tasks(tasks: str, users: str) -> None:
     merged: dict[str, Any] = {tasks: 32, "until": [], "do_sample": False}
     merged.update({users: 8})  # as the harness does
-    assert plan_generation(merged, SamplingOptions(gen_length=64)).options.gen_length == 8
+    assert generation_settings(merged, SamplingOptions(gen_length=64)).options.gen_length == 8
     assert causal_generation(merged, 64)["max_gen_toks"] == 8
     assert {*causal_generation(merged, 64)}.isdisjoint({*LENGTH_NAMES} - {"max_gen_toks"})
 

@@ -212,6 +212,8 @@ _NEEDLES = {
     "haystack": st.sampled_from(["noise", "essays", "needlebench"]),
     "needles": st.sampled_from(["auto", "numbers", "needlebench"]),
     "num_distractors": st.integers(0, 3),
+    "wording": st.sampled_from(["own", "needlebench", "needelbench"]),
+    "template": st.sampled_from(["{context} {stem}", "{question}", "{", "{context!z}"]),
     "buffer": st.integers(0, 200),
     "repeat": st.just(1),
 }
@@ -227,7 +229,7 @@ _RULER = {
     ),
     "template": st.sampled_from(["{context} {query}", "{context}", "{", "{x}", "{context!z}"]),
     "answer_prefix": st.text(max_size=4),
-    "answer_newline": st.booleans(),
+    "answer_newlines": st.integers(0, 3),
 }  # fmt: skip
 _PERPLEXITY = {
     **_COMMON,
@@ -250,7 +252,10 @@ _BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }  # fmt: skip
 _LONGBENCH = {**_COMMON, "dataset": st.sampled_from(["trec", "hotpotqa", "hotpot"]),
               "prompt_length": st.integers(1, 300), "num_samples": st.integers(1, 3),
-              "template": st.sampled_from(["{context}", "{input}", "{", "{x}"])}  # fmt: skip
+              "template": st.sampled_from(["{context}", "{input}", "{", "{x}"]),
+              "wording": st.sampled_from(["trec", "qasper", "qaspr"]),
+              "part_words": st.sampled_from(["qasper", "x"]),
+              "ending": st.text(max_size=2)}  # fmt: skip
 
 
 def run_metadata(value: tuple[str, dict[str, Any]]) -> None:

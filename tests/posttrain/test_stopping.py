@@ -58,7 +58,13 @@ def test_ctrl_c_before_the_first_step_is_a_sentence(
 )
 def test_fsdp_that_is_not_in_force_is_said(tmp_path, capsys, kind, fsdp, is_said) -> None:
     # Two ranks on CPUs asked for it, and ran as DDP without a word.
-    options = options_from({"output": "run", "training": {"max_steps": 1, "fsdp": fsdp}})
+    options = options_from(
+        {
+            "output": "run",
+            "data": {"strategy": "eod"},
+            "training": {"max_steps": 1, "fsdp": fsdp},
+        }
+    )
     trainer: Any = SimpleNamespace(
         accelerator=SimpleNamespace(distributed_type=DistributedType[kind]),
         args=SimpleNamespace(n_gpu=0),

@@ -1,7 +1,8 @@
-"""The papers' own protocols: what their tasks are, and what the command line fills in for them."""
+"""The papers' own protocols: what their tasks are."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -9,18 +10,17 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
-from lm_eval_llada.cli import run as cli
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.requests import generation_settings
 from lm_eval_llada.tasks import token_counts as counting
 from lm_eval_llada.tasks.grid import shipped_configs, tasks_path
 from lm_eval_llada.tasks.niah.scores import DEPTHS
-from lm_eval_llada.tasks.papers.protocols import fill_protocols, protocols_of
-from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS
+from lm_eval_llada.tasks.prompts import LONGBENCH_DATASETS, longbench_prompt
 from lm_eval_llada.tasks.ruler.options import RULER_TASKS
 from tests.helpers.cl100k_stand_in import StandIn
-from tests.helpers.command_line import call, check_one_sentence, parsed
+from tests.helpers.command_line import call
 from tests.helpers.needle_rows import needle_row
+from tests.helpers.origin_module import BEFORE, BEHIND, BETWEEN, write_origin
 
 LONG_LENGTHS = [2000, 4000, 8000, 16000, 24000, 32000]
 ULTRA_LENGTHS = [8192 * k for k in range(1, 17)]
@@ -61,6 +61,7 @@ def corpora(tmp_path_factory) -> Path:
     ]
     rows.insert(0, {**needle_row("Mars", "Gold Band"), "language": "Chinese"})
     (folder / "needles.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_origin(root)
     return root
 
 
@@ -111,7 +112,8 @@ def test_niah_has_the_lengths_buffer_and_decoding_of_the_release(
         docs = list(task.test_docs())
         assert [doc["placed_depth"] for doc in docs] == pytest.approx(depths, abs=0.1)
         for doc in docs:
-            context, question = doc["prompt"].split("\n\nQuestion: ")
+            context, question = doc["prompt"].removeprefix(BEFORE).split(BETWEEN)
+            assert doc["prompt"].startswith(BEFORE) and BEHIND in question
             assert abs(len(cl100k.encode_ordinary(context)) - (length - 600)) <= 2
             assert question.endswith(" is") and "answer in the format" not in question
             assert context.count(f"\n{doc['reference']}\n") == 1
@@ -154,18 +156,27 @@ def ruler_calls(monkeypatch) -> dict[tuple[str, int], dict]:
     return calls
 
 
+# Where OpenCompass 0.4.2's samples are made otherwise than RULER's own.
+RULER_SETTINGS = {
+    **dict.fromkeys(
+        ("niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multivalue", "niah_multiquery"),
+        {"full_stops": False},
+    ),
+    "vt": {"num_examples": 0},
+    "cwe": {"example_blank": False},
+}
 RESERVED = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
 
 
 @pytest.mark.parametrize(
-    ("group", "sizes", "newline"),
+    ("group", "sizes", "newlines"),
     [
-        ("longllada_ruler", (4, 8, 16), False),
-        ("longllada_ruler_32k", (32,), False),
-        ("ultrallada_ruler", (4, 8, 16, 32), True),
+        ("longllada_ruler", (4, 8, 16), 0),
+        ("longllada_ruler_32k", (32,), 0),
+        ("ultrallada_ruler", (4, 8, 16, 32), 2),
     ],
 )
-def test_ruler_has_the_settings_of_the_release(ruler_calls, group, sizes, newline):
+def test_ruler_has_the_settings_of_the_release(ruler_calls, group, sizes, newlines):
     loaded = load(group)
     assert len(loaded["tasks"]) == 13 * len(sizes)
     for task in loaded["tasks"].values():
@@ -177,8 +188,8 @@ def test_ruler_has_the_settings_of_the_release(ruler_calls, group, sizes, newlin
         assert options["gen_length"] == RESERVED[task.partition("_")[0]]
         assert options["num_samples"] == 100
         assert options["length_unit"] == "cl100k"
-        assert options["answer_newline"] is newline
-        assert options.get("settings", {}) == ({"num_examples": 0} if task == "vt" else {})
+        assert options["answer_newlines"] == newlines
+        assert options.get("settings", {}) == RULER_SETTINGS.get(task, {})
 
 
 def test_ruler_reports_its_kinds_at_each_length(ruler_calls):
@@ -197,9 +208,53 @@ def test_ruler_samples_fit_their_length_in_the_papers_tokens(cl100k):
         assert 3900 < len(cl100k.encode_ordinary(prompt)) + 30 <= 4096
 
 
-def test_ruler_of_ultrallada_ends_in_a_newline(cl100k):
-    (task,) = load("ultrallada_ruler_niah_single_1_4k", num_samples=1)["tasks"].values()
-    assert task.test_docs()[0]["gen_prefix"].endswith("\n")
+@pytest.mark.parametrize(("paper", "ending"), [("longllada", "is"), ("ultrallada", "is\n\n")])
+def test_ruler_prompts_end_as_in_the_release(cl100k, paper, ending):
+    (task,) = load(f"{paper}_ruler_niah_single_1_4k", num_samples=1)["tasks"].values()
+    task.build_all_requests(rank=0, world_size=1)
+    (request,) = task.instances
+    assert request.args[0].endswith(f" text {ending}")
+
+
+def test_no_blank_parts_the_worked_answer_of_cwe(cl100k):
+    (task,) = load("longllada_ruler_cwe_4k", num_samples=1)["tasks"].values()
+    (doc,) = task.test_docs()
+    prefix = doc["gen_prefix"]
+    assert doc["input"].count(f"{prefix}1. ") == 1 and f"{prefix} " not in doc["input"]
+
+
+# max_out_len of OpenCompass 0.4.2's LongBench configurations, which both releases run.
+OUTPUTS = {
+    **dict.fromkeys(("qasper", "hotpotqa", "2wikimqa", "musique", "triviaqa"), 32),
+    **dict.fromkeys(("passage_count", "passage_retrieval_en", "passage_retrieval_zh"), 32),
+    **dict.fromkeys(("multifieldqa_en", "multifieldqa_zh", "trec", "lsht", "lcc"), 64),
+    **dict.fromkeys(("repobench-p",), 64),
+    **dict.fromkeys(("narrativeqa", "dureader", "samsum"), 128),
+    **dict.fromkeys(("gov_report", "qmsum", "multi_news", "vcsum"), 512),
+}
+# Where its wording is not the original's: first 16 digits of the SHA-256 of each `prompt`.
+OPENCOMPASS_PROMPTS = {
+    "narrativeqa": "5178f3835db90239",
+    "qasper": "9ec4ae308865bd0c",
+    "multi_news": "3f65eac0d079ea05",
+}
+
+
+@pytest.mark.parametrize("group", LONGBENCH)
+def test_longbench_asks_in_the_words_of_the_release(group):
+    paper, _, size = group.rpartition("_")
+    for dataset in LONGBENCH_DATASETS:
+        config = shipped_configs()["papers"][f"{paper}_{dataset}_{size}"]
+        metadata = config["metadata"]
+        options = {k: metadata[k] for k in ("wording", "part_words", "ending") if k in metadata}
+        template = longbench_prompt(dataset, **options).template
+        if dataset in OPENCOMPASS_PROMPTS:
+            digest = hashlib.sha256(template.encode()).hexdigest()[:16]
+            assert digest == OPENCOMPASS_PROMPTS[dataset]
+        else:
+            assert template == longbench_prompt(dataset).template
+    original = longbench_prompt("qasper").template
+    assert longbench_prompt("qasper", original, wording="trec", ending="!").template == original
 
 
 @pytest.mark.parametrize("group", LONGBENCH)
@@ -217,140 +272,18 @@ def test_longbench_has_the_settings_of_the_release(monkeypatch, group):
     loaded = load(group)
     paper, _, size = group.rpartition("_")
     assert set(calls) == set(LONGBENCH_DATASETS) and len(calls) == 21
-    assert all(call == (LONGBENCH[group], {}) for call in calls.values())
-    lengths = set()
+    assert {length for length, _ in calls.values()} == {LONGBENCH[group]}
+    assert {dataset for dataset, (_, options) in calls.items() if options} == {*OPENCOMPASS_PROMPTS}
     for dataset in LONGBENCH_DATASETS:
         options = decoding(loaded["tasks"][f"{paper}_{dataset}_{size}"])
-        wanted = shipped_configs()["longbench"][f"longbench_{dataset}_4k"]["generation_kwargs"]
-        wanted = wanted["gen_length"]
         assert options.block_length == 64
-        assert options.gen_length % 64 == 0
-        assert wanted <= options.gen_length < wanted + 64
-        assert options.steps == options.gen_length
-        lengths.add(options.gen_length)
-    assert lengths == {64, 128, 512}
+        assert options.gen_length == options.steps == max(OUTPUTS[dataset], 64)
     assert [len(loaded["group_map"][name]) for name in loaded["group_map"][group]] == [
         *(4, 4, 4, 4, 3, 2)
     ]
 
 
-# --- what the command line fills in -------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("tasks", "names"),
-    [
-        (["longllada_niah"], ["longllada"]),
-        (["niah", "ultrallada_ruler_vt_4k"], ["ultrallada"]),
-        (["ultrallada_niah", "longllada_*"], ["longllada", "ultrallada"]),
-        (["/x/tasks/longllada/longllada_niah_2000.yaml"], ["longllada"]),
-        (["niah", "ruler_4k", "my_longllada_niah"], []),
-    ],
-)
-def test_tasks_belong_to_the_protocol_they_are_named_after(tasks, names):
-    assert [protocol.name for protocol in protocols_of(tasks)] == names
-
-
-def test_arguments_of_the_protocol_are_filled_in_and_said():
-    filled = fill_protocols(["longllada_niah"], {"target_length": 16384})
-    assert filled.model_args == {"target_length": 16384, "dtype": "float16", "round_scale": True}
-    (line,) = filled.lines
-    assert "longllada: the model arguments dtype=float16, round_scale=true are filled in" in line
-
-
-def test_other_tasks_of_the_run_are_named_since_they_share_the_model():
-    (line,) = fill_protocols(["niah_512", "ultrallada_niah"], {}).lines
-    assert "hold for niah_512 too" in line
-
-
-def test_arguments_of_the_user_win_and_are_said_to_depart():
-    given = {"dtype": "bfloat16", "round_scale": False, "length_unit": "model"}
-    filled = fill_protocols(["longllada_niah"], given, ["steps in --gen_kwargs"])
-    assert filled.model_args == given
-    (line,) = filled.lines
-    assert line == (
-        "longllada: the results are not the protocol's, because of dtype=bfloat16 (float16 there), "
-        "round_scale=false (true there), length_unit=model, steps in --gen_kwargs."
-    )
-
-
-def test_the_protocols_own_values_given_by_hand_are_no_departure():
-    given = {"dtype": "float16", "round_scale": "true", "length_unit": "cl100k"}
-    assert fill_protocols(["longllada_niah"], given).lines == ()
-
-
-@pytest.mark.parametrize("given", [{"rope_scale": 3.5}, {"rope_method": "yarn"}])
-def test_nothing_is_rounded_where_no_scale_is_computed(given):
-    filled = fill_protocols(["longllada_niah"], given)
-    assert filled.model_args == {**given, "dtype": "float16"}
-
-
-def test_other_tasks_are_left_alone():
-    filled = fill_protocols(["niah", "ruler_4k"], {"steps": 3}, ["--apply_chat_template"])
-    assert filled.model_args == {"steps": 3} and filled.lines == ()
-
-
-def test_protocols_that_want_different_models_are_an_error_unless_the_user_decides():
-    both = ["longllada_niah", "ultrallada_niah"]
-    message = (
-        "longllada has round_scale=true, ultrallada has round_scale=false.*one after the other"
-    )
-    with pytest.raises(ValueError, match=message):
-        fill_protocols(both, {})
-    filled = fill_protocols(both, {"rope_scale": 4})
-    assert filled.model_args == {"rope_scale": 4, "dtype": "float16"}
-
-
-@pytest.fixture
-def unchecked(monkeypatch) -> None:
-    """Names of checkpoints need not exist."""
-    monkeypatch.setattr(cli, "_checked_rope", lambda model_args: None)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_command_line_fills_in_the_protocol_and_says_so(tmp_path, capsys):
-    namespace = parsed("--tasks", "longllada_niah", "--model_args", "pretrained=x")
-    cli.fill_in(namespace, tmp_path)
-    wanted = {"pretrained": "x", "dtype": "float16", "round_scale": True}
-    assert namespace.model_args == wanted
-    assert not namespace.metadata
-    assert capsys.readouterr().err.count("are filled in") == 1
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_command_line_says_what_departs(tmp_path, capsys):
-    namespace = parsed(
-        *("--tasks", "longllada_niah", "--model_args", "dtype=float32,round_scale=true"),
-        *("--gen_kwargs", "steps=4", "--metadata", '{"repeats": 1}', "--apply_chat_template"),
-    )
-    cli.fill_in(namespace, tmp_path)
-    assert namespace.model_args["dtype"] == "float32"
-    said = capsys.readouterr().err
-    assert "dtype=float32 (float16 there), steps in --gen_kwargs, repeats in --metadata" in said
-    assert "--apply_chat_template" in said and "filled in" not in said
-    assert namespace.metadata == {
-        "gen_kwargs": {"steps": 4},
-        "apply_chat_template": True,
-        "repeats": 1,
-    }
-
-
-def test_samples_of_any_model_know_of_the_chat_format(tmp_path):
-    namespace = parsed("--model", "hf", "--tasks", "niah_512", "--apply_chat_template")
-    cli.fill_in(namespace, tmp_path)
-    assert namespace.metadata == {"apply_chat_template": True}
-    assert namespace.model_args is None or "dtype" not in namespace.model_args
-
-
-def test_causal_baseline_gets_the_protocol_too(tmp_path):
-    namespace = parsed("--model", "hf_rope", "--tasks", "longllada_ruler_4k")
-    cli.fill_in(namespace, tmp_path)
-    assert namespace.model_args == {"dtype": "float16", "round_scale": True}
-
-
-def test_mixed_protocols_are_one_sentence(monkeypatch, capsys):
-    code = call(monkeypatch, "--tasks", "longllada_niah,ultrallada_niah")
-    check_one_sentence(code, capsys.readouterr().err, "want different models")
+# --- a run ---------------------------------------------------------------------------------------
 
 
 def test_a_protocol_runs_in_half_precision_on_a_cpu(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import re
 from pathlib import Path
 
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
+from lm_eval_llada.cli import curve
 from lm_eval_llada.tasks.grid import shipped_configs, tasks_path
 from lm_eval_llada.tasks.papers.protocols import PROTOCOLS, protocols_of
+from lm_eval_llada.tasks.text.long_texts import read_documents
 from tests.helpers.command_line import call
+from tests.helpers.longbench_documents import document
 
 REPRODUCE = Path(__file__).resolve().parents[2] / "docs" / "reproduce.md"
 
@@ -53,6 +59,46 @@ def test_what_the_account_says_is_filled_in_is_what_is_filled_in():
     for protocol in PROTOCOLS.values():
         said = ",".join(f"{name}={str(v).lower()}" for name, v in protocol.model_args.items())
         assert f"`{said}`" in text
+
+
+def curve_commands() -> list[list[str]]:
+    found = re.findall(r"^ {4}lm-eval-llada (curve .*)$", REPRODUCE.read_text(), re.MULTILINE)
+    return [command.split() for command in found]
+
+
+def test_perplexity_is_measured_as_in_the_release():
+    parser = argparse.ArgumentParser()
+    curve.add_parser(parser.add_subparsers())
+    ours, causal = (curve._curve_of(parser.parse_args(line)) for line in curve_commands())
+    # get_ppl_llada.py and get_ppl_llama.py of LongLLaDA: 255 chunks of 64, 8 masks each, bfloat16.
+    assert (len(ours.options.lengths), ours.options.lengths[0]) == (255, 128)
+    assert (ours.options.chunk_length, ours.options.mc_num) == (64, 8)
+    assert ours.options.estimators == ("masked_mean",)
+    assert ours.text == causal.text == "gov_report_001"
+    assert {run.model_args["dtype"] for run in (ours, causal)} == {"bfloat16"}
+    assert (causal.model, causal.options.context) == ("hf_rope", 251 * 64)
+
+
+def test_the_command_reads_the_releases_document(monkeypatch, tmp_path, random_checkpoint):
+    folder = tmp_path / "longbench"
+    folder.mkdir()
+    heldout = read_documents("heldout")[0].text
+    rows = [document("gov_report", context=text) for text in (heldout, f"Not it. {heldout}")]
+    (folder / "gov_report.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = curve_commands()[0]
+    changes = {
+        "--context": "256",
+        "--model_args": f"pretrained={random_checkpoint},dtype=bfloat16,device=cpu",
+        "--output": str(tmp_path / "found.jsonl"),
+    }
+    for name, value in changes.items():
+        line[line.index(name) + 1] = value
+    assert call(monkeypatch, *line, "--data_dir", str(tmp_path)) == 0
+    settings, *scores = map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines())
+    assert sorted(row["length"] for row in scores) == [128, 192, 256]
+    assert {row["document"] for row in scores} == {"gov_report_001"}
+    digest = hashlib.sha256(f"Not it. {heldout}".encode()).hexdigest()
+    assert digest[:16] in json.dumps(settings)
 
 
 def test_commands_about_scales_print_the_papers_numbers(monkeypatch, capsys):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,13 +47,21 @@ class LongBenchOptions(SampleOptions):
         prompt_length: The most tokens a prompt may have, in ``length_unit``; the output comes on
             top.
         num_samples: How many samples to take, from the first one on; None takes all.
-        template: Wording in place of the original's, with ``{context}`` and maybe ``{input}``.
+        template: Wording in place of the original's, with ``{context}`` and maybe ``{input}``. The
+            next three then change nothing.
+        wording: The dataset whose wording asks; None stands for ``dataset`` itself.
+        part_words: A dataset in whose wording words stand apart that are run together in this one,
+            where they are then parted.
+        ending: What follows the wording, such as a newline.
     """
 
     dataset: str
     prompt_length: int
     num_samples: int | None = None
     template: str | None = None
+    wording: str | None = None
+    part_words: str | None = None
+    ending: str = ""
     hub_revision: str = HUB_REVISION
 
     def __post_init__(self) -> None:
@@ -69,6 +76,8 @@ class LongBenchOptions(SampleOptions):
         require_whole("prompt_length", self.prompt_length, 1)
         if self.num_samples is not None:
             require_whole("num_samples", self.num_samples, 1)
+        if not isinstance(self.ending, str):
+            raise ValueError(f"ending must be a text; got {self.ending!r}.")
 
 
 def build_longbench(
@@ -98,7 +107,13 @@ def build_longbench(
         ImportError: If ``length_unit`` is ``cl100k`` and tiktoken is missing.
     """
     checked = LongBenchOptions(dataset=dataset, prompt_length=prompt_length, **options)
-    prompt = longbench_prompt(dataset, checked.template)
+    prompt = longbench_prompt(
+        dataset,
+        checked.template,
+        wording=checked.wording,
+        part_words=checked.part_words,
+        ending=checked.ending,
+    )
     cutter = make_cutter(
         tokenizer,
         checked.length_unit,
@@ -144,8 +159,9 @@ def longbench_documents(
 
     Args:
         dataset: One of ``LONGBENCH_DATASETS``.
-        data_dir: Folder that holds, itself or in ``longbench/``, ``<dataset>.jsonl``, or else the
-            hub's archive, or else another file of that dataset. None reads the hub.
+        data_dir: Folder that holds, itself or in ``longbench/``, ``<dataset>.jsonl``, or else
+            ``data/<dataset>.jsonl``, which the hub's archive unpacks to, or else the archive, or
+            else another file of that dataset. None reads the hub.
         revision: Revision of the hub repository.
 
     Returns:
@@ -206,14 +222,12 @@ def _line_number(path: Path, place: int) -> int:
 
 def _find(dataset: str, data_dir: str | Path | None, revision: str) -> Path:
     """The path of a dataset's file, be it a member of the archive."""
-    source = Source("longbench", f"{dataset}.jsonl", HUB_REPOSITORY, revision, hub_name=ARCHIVE)
-    if data_dir is None:
-        return _member(find_file(source, None), dataset)
-    with contextlib.suppress(FileNotFoundError):
-        return find_file(source, data_dir)
-    with contextlib.suppress(FileNotFoundError):
-        return _member(find_file(replace(source, name=ARCHIVE), data_dir), dataset)
-    return find_file(source, data_dir, _holds(dataset))
+    name = f"{dataset}.jsonl"
+    # The archive unpacks to a folder of its own.
+    unpacked = (f"data/{name}",)
+    source = Source("longbench", name, HUB_REPOSITORY, revision, hub_name=ARCHIVE, also=unpacked)
+    path = find_file(source, data_dir, _holds(dataset))
+    return _member(path, dataset) if data_dir is None or path.name == ARCHIVE else path
 
 
 def _member(archive: Path, dataset: str) -> Path:

@@ -11,7 +11,7 @@ from lm_eval_llada.tasks.niah.needlebench import (
     raw_documents,
     shuffled_for,
 )
-from lm_eval_llada.tasks.niah.needles import MULTI_PROMPT, Needle
+from lm_eval_llada.tasks.niah.needles import Needle
 from lm_eval_llada.tasks.niah.options import NiahOptions
 from lm_eval_llada.tasks.niah.placing import (
     Haystack,
@@ -24,6 +24,7 @@ from lm_eval_llada.tasks.niah.single import (
     niah_dataset,
     require_room,
 )
+from lm_eval_llada.tasks.niah.wording import has_stem, multi_template
 from lm_eval_llada.tasks.text.haystacks import haystack_pieces
 from lm_eval_llada.tasks.token_counts import TokenCounter, make_counter
 
@@ -97,7 +98,7 @@ def _sample(
 ) -> dict[str, Any]:
     needles, asked = _needles_of(options, repeat), _question_order(options, repeat)
     target = " ".join(needles[index].reference for index in asked)
-    stem = needles[asked[0]].stem
+    stem = needles[asked[0]].stem if has_stem(multi_template(options)) else ""
     require_room(target.removeprefix(stem), options.gen_length, answer_counter)
     if cutter is None:
         prompt, placed = _filled(options, repeat, needles, asked, counter)
@@ -134,8 +135,8 @@ def _question_order(options: NiahOptions, repeat: int) -> list[int]:
     return order
 
 
-def _prompt(context: str, needles: list[Needle], asked: list[int]) -> str:
-    return MULTI_PROMPT.format(
+def _prompt(options: NiahOptions, context: str, needles: list[Needle], asked: list[int]) -> str:
+    return multi_template(options).format(
         context=context,
         questions=" ".join(needles[index].question for index in asked),
         stem=needles[asked[0]].stem,
@@ -169,7 +170,7 @@ def _filled(
     statements = _statements(options, needles)
 
     def render(part: Haystack) -> str:
-        return _prompt(insert(part, statements), needles, asked)
+        return _prompt(options, insert(part, statements), needles, asked)
 
     used, prompt, _ = fill(haystack, budget, render, counter.count)
     return prompt, [used.depth_of(used.place(depth)) for depth, _ in statements]
@@ -189,4 +190,4 @@ def _with_buffer(
         _statements(options, needles),
         cutter,
     )
-    return _prompt(context, needles, asked), placed
+    return _prompt(options, context, needles, asked), placed

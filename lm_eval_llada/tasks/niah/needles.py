@@ -21,12 +21,6 @@ QUESTION = "What is the {attribute} for {key}?"
 STEM = "The {attribute} for {key} is"
 """Pattern of the answer's beginning; the model continues it, starting with a space."""
 
-PROMPT = "{context}\n\nQuestion: {question}\nAnswer: {stem}"
-"""Pattern of a whole prompt. It ends in the stem, without a space behind it."""
-
-MULTI_PROMPT = "{context}\n\nQuestions: {questions}\nAnswers, in the same order: {stem}"
-"""Pattern of a prompt with several questions. It ends in the stem of the first answer."""
-
 # NeedleBench asks for the answer "in the format '<stem>________.'"; the group is the stem.
 _ANSWER_FORMAT = re.compile(r"(?P<question>.*\?)\s*Please answer in the format '(?P<stem>.*?)_+")
 

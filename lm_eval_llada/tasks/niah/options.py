@@ -15,6 +15,9 @@ from lm_eval_llada.tasks.text.haystacks import HAYSTACKS, HUB_REVISION
 NEEDLES: tuple[str, ...] = ("auto", "numbers", "needlebench")
 """Generated numbers, NeedleBench's facts, or (auto) those that belong to the haystack."""
 
+WORDINGS: tuple[str, ...] = ("own", "needlebench")
+"""The package's own words, or those of NeedleBench as the papers' releases ran it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NiahOptions(SampleOptions):
@@ -33,6 +36,9 @@ class NiahOptions(SampleOptions):
         haystack: One of ``HAYSTACKS``.
         needles: One of ``NEEDLES``.
         num_distractors: Needles of other keys, at random depths, beside the one asked for.
+        wording: One of ``WORDINGS``.
+        template: The prompt in place of either, as a format string with ``{context}`` and with
+            ``{question}`` (``{questions}`` where there are several), ``{stem}`` or both.
         seed: Seed of everything random.
     """
 
@@ -44,6 +50,8 @@ class NiahOptions(SampleOptions):
     haystack: str = "noise"
     needles: str = "auto"
     num_distractors: int = 0
+    wording: str = "own"
+    template: str | None = None
     seed: int = 2025
     hub_revision: str = HUB_REVISION
 
@@ -58,7 +66,9 @@ class NiahOptions(SampleOptions):
             ("length", 1), ("gen_length", 1), ("repeats", 1), ("num_distractors", 0), ("seed", 0)
         ):  # fmt: skip
             require_whole(name, getattr(self, name), least)
-        for name, choices in (("haystack", HAYSTACKS), ("needles", NEEDLES)):
+        for name, choices in (
+            ("haystack", HAYSTACKS), ("needles", NEEDLES), ("wording", WORDINGS)
+        ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise unknown_choice(name, getattr(self, name), choices)
         if self.gen_length >= self.length:

@@ -17,7 +17,6 @@ from lm_eval_llada.tasks.niah.needlebench import (
     shuffled_for,
 )
 from lm_eval_llada.tasks.niah.needles import (
-    PROMPT,
     Needle,
     needlebench_drawn,
     needlebench_needles,
@@ -30,6 +29,7 @@ from lm_eval_llada.tasks.niah.placing import (
     insert,
 )
 from lm_eval_llada.tasks.niah.scores import DEPTHS
+from lm_eval_llada.tasks.niah.wording import single_template
 from lm_eval_llada.tasks.text.haystacks import corpus, haystack_pieces
 from lm_eval_llada.tasks.token_counts import TokenCounter, make_counter
 
@@ -48,7 +48,7 @@ def build_niah(
 
     Differs from LongLLaDA, where a haystack is filled in the tokens of GPT-4 to the length less 600
     for the question: here the whole sample is measured, by default in the model's own tokens. With
-    ``buffer=600`` and ``length_unit='cl100k'`` it is as there, but for the wording of the prompt.
+    ``buffer=600``, ``length_unit='cl100k'`` and ``wording='needlebench'`` it is as there.
 
     Args:
         tokenizer: A transformers tokenizer: the model's.
@@ -154,7 +154,7 @@ def _samples_of_repeat(
     options: NiahOptions, repeat: int, needles: list[Needle], counter: TokenCounter
 ) -> list[dict[str, Any]]:
     """Make the samples of one repeat: the same needles in the same haystack, at every depth."""
-    budget = options.length - options.gen_length
+    budget, template = options.length - options.gen_length, single_template(options)
     name = f"{options.seed}/{repeat}"
     # No tokenizer known joins words, so as many words as tokens are enough.
     pieces = haystack_pieces(
@@ -169,7 +169,7 @@ def _samples_of_repeat(
         statements = [(depth / 100, needle.statement), *distractors]
 
         def render(part: Haystack, statements: list[tuple[float, str]] = statements) -> str:
-            return PROMPT.format(
+            return template.format(
                 context=insert(part, statements), question=needle.question, stem=needle.stem
             )
 
@@ -182,17 +182,17 @@ def _samples_of_repeat(
 def _samples_with_buffer(
     options: NiahOptions, repeat: int, needle: Needle, counter: TokenCounter, cutter: TokenCutter
 ) -> list[dict[str, Any]]:
-    """Make the samples of one repeat as NeedleBench does, in prompts of our own wording."""
+    """Make the samples of one repeat as NeedleBench does."""
     # NeedleBench compares an output without the keyword to the needle, not to the answer sentence.
     needle = replace(needle, reference=needle.statement)
     documents = raw_documents(options.haystack, options.data_dir, options.hub_revision)
     documents = shuffled_for(repeat, documents)
-    num_tokens = options.length - (options.buffer or 0)
+    num_tokens, template = options.length - (options.buffer or 0), single_template(options)
     samples = []
     for depth in options.depths:
         statement = (depth / 100, needle.statement)
         context, (placed,) = fixed_context(documents, num_tokens, [statement], cutter)
-        prompt = PROMPT.format(context=context, question=needle.question, stem=needle.stem)
+        prompt = template.format(context=context, question=needle.question, stem=needle.stem)
         count = counter.count(prompt)
         samples.append(_sample(options, repeat, needle, depth, placed, prompt, count))
     return samples

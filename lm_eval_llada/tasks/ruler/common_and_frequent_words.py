@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 from lm_eval_llada.errors import require_number, require_whole
+from lm_eval_llada.tasks.dataset import require_bool
 from lm_eval_llada.tasks.prompts import RulerTemplate, ruler_template
 from lm_eval_llada.tasks.ruler.draft import Draft
 from lm_eval_llada.tasks.ruler.words import plain_words, words_release
@@ -48,6 +49,8 @@ class CommonWordsSettings:
         example_words: Words of an example, common and uncommon ones, each counted once.
         example_freq_cw: How often a common word comes in an example.
         example_freq_ucw: How often an uncommon word comes in an example.
+        example_blank: Whether a blank parts an example's answer prefix from its answer, as in the
+            original; OpenCompass has none there.
 
     Raises:
         ValueError: If a number is not a whole one or too small, a common word is no more frequent
@@ -61,10 +64,14 @@ class CommonWordsSettings:
     example_words: int = 40
     example_freq_cw: int = 10
     example_freq_ucw: int = 3
+    example_blank: bool = True
 
     def __post_init__(self) -> None:
         """Check each number, and that common words are the more frequent ones."""
+        require_bool("example_blank", self.example_blank)
         for field in fields(self):
+            if field.name == "example_blank":
+                continue
             least = 0 if field.name == "num_examples" else 1
             require_whole(field.name, getattr(self, field.name), least)
         for part in ("", "example_"):
@@ -236,7 +243,8 @@ class CommonWordsMaker:
         settings = self.settings
         chosen = rng.sample(words, settings.example_words)
         prompt, prefix = self._ask(chosen, settings.example_freq_cw, settings.example_freq_ucw, rng)
-        return f"{prompt}{prefix} {_numbered(chosen[: settings.num_cw])}\n"
+        blank = " " if settings.example_blank else ""
+        return f"{prompt}{prefix}{blank}{_numbered(chosen[: settings.num_cw])}\n"
 
     def _ask(
         self, words: Sequence[str], freq_cw: int, freq_ucw: int, rng: random.Random

@@ -84,6 +84,8 @@ class EssayHaystack:
 
     Args:
         essays: The essays' texts, in the order in which every haystack reads them.
+        full_stops: False takes away each full stop before a blank, as OpenCompass does, which
+            splits the text there and joins it by blanks: the last word alone can keep one.
 
     Raises:
         ValueError: If they hold no word.
@@ -91,9 +93,10 @@ class EssayHaystack:
 
     unit = "word"
 
-    def __init__(self, essays: Sequence[str]) -> None:
+    def __init__(self, essays: Sequence[str], full_stops: bool = True) -> None:
         """Split the essays into words and sentences, once for all samples of the same essays."""
         self._words, self._starts = _split(tuple(essays))
+        self._full_stops = full_stops
 
     def hide(
         self, num_units: int, statements: Sequence[str], rng: random.Random
@@ -106,7 +109,15 @@ class EssayHaystack:
             sentence = num_sentences * depth // 100
             last = sentence == num_sentences
             placed.append((num_units if last else self._start(sentence), statement))
-        return _merge(self._text, num_units, placed, " "), [float(depth) for depth in depths]
+
+        def text(start: int, end: int) -> str:
+            words = self._first_words(end)[start:]
+            if not self._full_stops:
+                kept = words[-1:] if end == num_units else []
+                words = [word.removesuffix(".") for word in words[: len(words) - len(kept)]] + kept
+            return " ".join(filter(None, words))
+
+        return _merge(text, num_units, placed, " "), [float(depth) for depth in depths]
 
     def _num_sentences(self, num_words: int) -> int:
         """Return the sentences that begin within the first words; the last may be cut short."""
@@ -117,10 +128,10 @@ class EssayHaystack:
         rounds, rest = divmod(sentence, len(self._starts))
         return rounds * len(self._words) + self._starts[rest]
 
-    def _text(self, start: int, end: int) -> str:
-        rounds = -(-end // len(self._words))
+    def _first_words(self, number: int) -> list[str]:
+        rounds = -(-number // len(self._words))
         words = self._words if rounds <= 1 else self._words * rounds
-        return " ".join(words[start:end])
+        return words[:number]
 
 
 # All samples of a run share the essays; splitting 300,000 words takes half a second.

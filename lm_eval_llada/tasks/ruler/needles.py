@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
+from lm_eval_llada.tasks.dataset import require_bool
 from lm_eval_llada.tasks.prompts import (
     RulerTemplate,
     ruler_template,
@@ -51,10 +52,12 @@ class NeedleSettings:
         num_needle_k: Keys hidden; at least as many as are asked for.
         num_needle_v: Values of each key.
         num_needle_q: Keys asked for.
+        full_stops: False takes each full stop before a blank out of the essays, not of the needles,
+            as OpenCompass does.
 
     Raises:
-        ValueError: If a type is unknown, a number is not a whole one from 1, or there are more
-            needles than places for them in an essay.
+        ValueError: If a type is unknown, a number is not a whole one from 1, there are more needles
+            than places for them in an essay, or full stops are to go where there is no essay.
     """
 
     type_haystack: str = "essay"
@@ -63,6 +66,7 @@ class NeedleSettings:
     num_needle_k: int = 1
     num_needle_v: int = 1
     num_needle_q: int = 1
+    full_stops: bool = True
 
     def __post_init__(self) -> None:
         """Check each value."""
@@ -75,6 +79,12 @@ class NeedleSettings:
                 raise unknown_choice(name, getattr(self, name), choices)
         for name in ("num_needle_k", "num_needle_v", "num_needle_q"):
             require_whole(name, getattr(self, name), 1)
+        require_bool("full_stops", self.full_stops)
+        if self.type_haystack != "essay" and not self.full_stops:
+            raise ValueError(
+                f"full_stops=false is for essays; type_haystack is {self.type_haystack!r}. Leave "
+                "it out."
+            )
         if self.type_haystack == "essay" and self.num_needles > len(DEPTHS):
             raise ValueError(
                 f"{self.num_needles} needles have no depths of their own in an essay, which has "
@@ -225,7 +235,7 @@ class NeedleMaker:
 
     def _make_haystack(self, essays: Sequence[str]) -> Haystack:
         if self.settings.type_haystack == "essay":
-            return EssayHaystack(essays)
+            return EssayHaystack(essays, self.settings.full_stops)
         if self.settings.type_haystack == "needle":
             return LineHaystack(self._distractors)
         noise = ruler_text("niah_noise")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
-from lm_eval_llada.tasks.dataset import SampleOptions, require_bool
+from lm_eval_llada.tasks.dataset import SampleOptions
 from lm_eval_llada.tasks.prompts import RulerTemplate, ruler_template
 from lm_eval_llada.tasks.ruler.scores import GROUPS
 
@@ -42,7 +42,7 @@ class RulerOptions(SampleOptions):
         gen_length: Tokens reserved for the output.
         num_samples: How many samples.
         seed: Seed of everything random.
-        answer_newline: Whether a newline follows the answer prefix.
+        answer_newlines: How many newlines follow the answer prefix.
         settings: Numbers of the task's configuration that are to differ from the original's.
         template: Wording in place of the original's; see ``prompts.RulerTemplate`` for the fields.
         answer_prefix: The same for the answer's beginning, with its own white space in front.
@@ -53,7 +53,7 @@ class RulerOptions(SampleOptions):
     gen_length: int
     num_samples: int = 100
     seed: int = 2025
-    answer_newline: bool = False
+    answer_newlines: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     template: str | None = None
     answer_prefix: str | None = None
@@ -66,9 +66,10 @@ class RulerOptions(SampleOptions):
         """
         kind_of(self.task)
         super().__post_init__()
-        for name, least in (("length", 1), ("gen_length", 1), ("num_samples", 1), ("seed", 0)):
-            require_whole(name, getattr(self, name), least)
-        require_bool("answer_newline", self.answer_newline)
+        for name in ("length", "gen_length", "num_samples"):
+            require_whole(name, getattr(self, name), 1)
+        for name in ("seed", "answer_newlines"):
+            require_whole(name, getattr(self, name), 0)
         if not isinstance(self.settings, Mapping):
             raise ValueError(f"settings must be names with values; got {self.settings!r}.")
         if self.gen_length >= self.length:
@@ -76,10 +77,11 @@ class RulerOptions(SampleOptions):
                 f"length={self.length} must be more than the output's {self.gen_length} tokens, "
                 "which are a part of it."
             )
-        if self.answer_newline and self.apply_chat_template:
+        if self.answer_newlines and self.apply_chat_template:
             raise ValueError(
-                "answer_newline=true is for prompts without a chat format: templates drop white "
-                "space at the end of an opened answer. Leave out one of the two."
+                f"answer_newlines={self.answer_newlines} is for prompts without a chat format: "
+                "templates drop white space at the end of an opened answer. Leave out one of the "
+                "two."
             )
 
     @property

@@ -116,7 +116,7 @@ def _count_function(options: RulerOptions, tokenizer: Any) -> Callable[[str], in
         add_bos_token=options.add_bos_token,
         apply_chat_template=options.apply_chat_template,
     )
-    ending = "\n" if options.answer_newline else ""
+    ending = "\n" * options.answer_newlines
     return lambda text: counter.count(text + ending)
 
 
@@ -141,9 +141,7 @@ def _sample(
 ) -> dict[str, Any]:
     fitted = fit(maker, options.length - options.gen_length, count)
     draft = fitted.draft
-    prefix = draft.answer_prefix
-    if options.answer_newline:
-        prefix += "\n"
+    prefix = draft.answer_prefix + "\n" * options.answer_newlines
     if options.apply_chat_template:
         # Differs from the original, which keeps the space that parts prompt and prefix where the
         # prefix opens an answer: no chat model writes, or was trained on, answers that begin so.

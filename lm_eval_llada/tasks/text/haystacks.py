@@ -13,6 +13,7 @@ from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.tasks.text.sources import (
     Source,
     find_file,
+    parse_json,
     read_json_lines,
 )
 
@@ -30,6 +31,8 @@ _CORPUS_FILES: Mapping[str, str] = {
     "needlebench": "en_un_asr.jsonl",
     "essays": "PaulGrahamEssays.jsonl",
 }
+# What RULER's scripts collect, one text of all essays, wherever its users keep it.
+_RULER_ESSAYS = ("PaulGrahamEssays.json", "ruler/PaulGrahamEssays.json")
 # White space belongs to the word behind it: joining the pieces gives the text back.
 _PIECE = re.compile(r"\s*\S+")
 
@@ -57,7 +60,9 @@ def corpus(
 
     Args:
         haystack: One of ``HAYSTACKS``. For ``noise`` a document is a sentence.
-        data_dir: Folder that holds ``needlebench/<file>``; the hub where it is None.
+        data_dir: Folder that holds ``needlebench/<file>``, or for the essays RULER's
+            ``PaulGrahamEssays.json``, in ``ruler/``, ``needlebench/`` or itself, which is a single
+            document; the hub where it is None.
         revision: Revision of the hub repository.
 
     Returns:
@@ -71,11 +76,14 @@ def corpus(
         raise unknown_choice("haystack", haystack, HAYSTACKS)
     if haystack == "noise":
         return noise_sentences()
-    name = _CORPUS_FILES[haystack]
-    texts = [str(row.get("text", "")).strip() for row in read_needlebench(name, data_dir, revision)]
+    also = _RULER_ESSAYS if haystack == "essays" else ()
+    path = _find_needlebench(_CORPUS_FILES[haystack], data_dir, revision, also)
+    # Only lines can hold several objects; RULER's file is one.
+    rows = read_json_lines(path) if path.suffix == ".jsonl" else [_read_object(path)]
+    texts = [str(row.get("text", "")).strip() for row in rows]
     documents = tuple(text for text in texts if text)
     if not documents:
-        raise ValueError(f"{name} has no line with a 'text'; download it again.")
+        raise ValueError(f"{path} has no 'text'; download it again.")
     return documents
 
 
@@ -132,11 +140,27 @@ def read_needlebench(
         ValueError: If a line is not a JSON object.
         FileNotFoundError: If the file is neither there nor to be had from the hub.
     """
-    source = Source("needlebench", name, HUB_REPOSITORY, revision)
+    return read_json_lines(_find_needlebench(name, data_dir, revision))
+
+
+def _find_needlebench(
+    name: str, data_dir: str | Path | None, revision: str, also: tuple[str, ...] = ()
+) -> Path:
+    source = Source("needlebench", name, HUB_REPOSITORY, revision, also=also)
     try:
-        return read_json_lines(find_file(source, data_dir))
+        return find_file(source, data_dir)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} The haystack 'noise' needs no files.") from error
+        does_too = f" RULER's {also[0]} does as well." if also else ""
+        raise FileNotFoundError(
+            f"{error}{does_too} The haystack 'noise' needs no files."
+        ) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = parse_json(str(path), path.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object with a 'text', got {str(content)[:40]!r}.")
+    return content
 
 
 @lru_cache(maxsize=4)

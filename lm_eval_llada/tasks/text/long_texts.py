@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.errors import nearest, require_whole
+from lm_eval_llada.tasks.longbench.samples import longbench_documents
 from lm_eval_llada.tasks.text.haystacks import heldout_text
 from lm_eval_llada.tasks.text.sources import (
     Source,
@@ -51,8 +52,13 @@ _CORPORA: Mapping[str, _Corpus] = {
     ),
 }
 
-TEXTS: tuple[str, ...] = ("heldout", *_CORPORA)
-"""Texts with a name: the package's own, reports of U.S. agencies, and books up to 1919."""
+# A document of a dataset of LongBench, by its number from 0. This one has the name that LongLLaDA
+# (arXiv 2506.14429) gave its file, of 81,966 characters, when it released its perplexity script.
+_LONGBENCH: Mapping[str, tuple[str, int]] = {"gov_report_001": ("gov_report", 1)}
+
+TEXTS: tuple[str, ...] = ("heldout", *_CORPORA, *_LONGBENCH)
+"""Texts with a name: the package's own, reports of U.S. agencies, books up to 1919, and the one
+report that LongLLaDA reads."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ def read_documents(text: str, data_dir: str | Path | None = None) -> list[Docume
         text: One of ``TEXTS``, a text file, or a folder of ``*.txt``. A name comes before a path of
             the same name, which is reached as ``./name``.
         data_dir: Where the named corpora are: in ``<data_dir>/ppl`` or ``<data_dir>`` itself, as
-            ``<name>*.txt``, as a folder ``<name>`` of ``*.txt``, or as the hub's parquet file. None
-            reads the hub.
+            ``<name>*.txt``, as a folder ``<name>`` of ``*.txt``, or as the hub's parquet file;
+            ``gov_report_001`` also in LongBench's own files. None reads the hub.
 
     Raises:
         ValueError: If ``text`` is neither a name nor a path, or a file is empty or not UTF-8.
@@ -118,6 +124,8 @@ def read_documents(text: str, data_dir: str | Path | None = None) -> list[Docume
         return [Document("heldout", heldout_text())]
     if text in _CORPORA:
         return _read_corpus(text, data_dir)
+    if text in _LONGBENCH:
+        return [_read_longbench(str(text), data_dir)]
     path = Path(text).expanduser()
     if path.is_file():
         return [_read_file(path)]
@@ -219,6 +227,25 @@ def _read_corpus(name: str, data_dir: str | Path | None) -> list[Document]:
         for row, text in enumerate(_read_column(path, corpus.column))
         if text.strip()
     ]
+
+
+def _read_longbench(name: str, data_dir: str | Path | None) -> Document:
+    files = [] if data_dir is None else _local_files(name, folder_of(data_dir))
+    if files:
+        return _read_file(files[0])
+    dataset, number = _LONGBENCH[name]
+    try:
+        documents = longbench_documents(dataset, data_dir)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} Plain text does as well: {_FOLDER}/{name}.txt in data_dir."
+        ) from error
+    if number >= len(documents):
+        raise ValueError(
+            f"{name} is document {number} of LongBench's {dataset}, counted from 0, but the file "
+            f"has {len(documents)}; download it again."
+        )
+    return Document(name, documents[number]["context"])
 
 
 def _local_files(name: str, folder: Path) -> list[Path]:

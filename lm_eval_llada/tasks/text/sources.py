@@ -20,6 +20,7 @@ class Source:
         repository: Data set on the hub that holds the file.
         revision: Revision of that repository.
         hub_name: Path of the file in the repository; None means ``name``.
+        also: Other names that a release gives the same content, or paths it unpacks to.
     """
 
     folder: str
@@ -27,11 +28,19 @@ class Source:
     repository: str
     revision: str
     hub_name: str | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Paths inside of a folder that hold the file, the one that counts first in front."""
+        hub = () if self.hub_name is None else (self.hub_name,)
+        return (self.name, *self.also, *hub)
 
     def two_ways(self) -> str:
         """Say how to have the file: from the hub, or by ``data_dir``."""
-        # Where that holds an archive of many, the archive does as well.
-        file = Path(self.hub_name or self.name).name
+        # Where the hub holds an archive of many, the archive does as well; a table does not.
+        on_hub = Path(self.hub_name or self.name)
+        file = on_hub.name if on_hub.suffix == ".zip" else self.name
         return (
             f"Either let the machine reach the hub, where {self.repository} holds the file, or "
             f"download it there and pass data_dir=<folder> with <folder>/{self.folder}/{file}."
@@ -47,11 +56,11 @@ def find_file(
 
     Args:
         source: What is wanted.
-        data_dir: Folder that holds ``<source.folder>/<source.name>`` or ``<source.name>`` itself;
-            None reads the hub.
+        data_dir: Folder that holds ``<source.folder>/<name>`` or ``<name>`` itself, where the name
+            is any of ``source.names``; None reads the hub.
         is_of_form: Tells whether another ``*.json`` or ``*.jsonl`` of the local folder holds the
-            same kind of data; the first by name is taken where the official file is missing.
-            None accepts the official name only.
+            same kind of data; the first by name is taken where the official files are missing.
+            None accepts official names only.
 
     Raises:
         FileNotFoundError: If the file is neither there nor to be had from the hub.
@@ -60,9 +69,10 @@ def find_file(
         return _from_hub(source)
     folder = folder_of(data_dir)
     places = (folder / source.folder, folder)
-    for place in places:
-        if (place / source.name).is_file():
-            return place / source.name
+    for name in source.names:
+        for place in places:
+            if (place / name).is_file():
+                return place / name
     if is_of_form is not None:
         for path in (path for place in places for path in _json_files(place)):
             if is_of_form(path):

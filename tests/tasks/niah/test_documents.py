@@ -184,7 +184,7 @@ def test_broken_file_is_an_error_that_names_the_line(tmp_path):
 
 def test_corpus_without_text_is_refused(tmp_path):
     (tmp_path / "en_un_asr.jsonl").write_text('{"title": "x"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="no line with a 'text'"):
+    with pytest.raises(ValueError, match="en_un_asr.jsonl has no 'text'"):
         corpus("needlebench", tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import make_table
 
 from lm_eval_llada.tasks.grid import (
     GROUP_LIMIT,
@@ -178,6 +180,38 @@ def test_depth_without_samples_is_null_rather_than_nought(tokenizer_folder):
     assert scores["exact,none"] == 100
 
 
+def test_printed_errors_are_clustered_by_needle(tokenizer_folder):
+    class Forgetful(Reader):
+        """Finds every second needle, at all of its depths."""
+
+        def answer(self, prompt: str) -> str:
+            found = super().answer(prompt)
+            return found if int(found.strip(" .")) % 2 else " I do not know."
+
+    metadata = {"pretrained": tokenizer_folder, "repeats": 8}
+    results = run(Forgetful(), ["niah_tiny"], metadata, bootstrap_iters=0)
+    scores = results["results"]["niah_tiny"]
+    share = scores["exact,none"] / 100
+    assert 0 < share < 1
+    # Eight needles are eight values, however many depths each of them has.
+    assert scores["exact_stderr,none"] == pytest.approx(100 * math.sqrt(share * (1 - share) / 7))
+    assert scores["score_stderr,none"] == scores["score_clustered_se,none"]
+    rows = {
+        cells[5]: cells[9]
+        for line in make_table(results).splitlines()
+        if len(cells := [cell.strip() for cell in line.split("|")]) > 9
+    }
+    for metric in ("exact", "score"):
+        assert rows[metric] == f"{scores[f'{metric}_stderr,none']:.4f}"
+    assert not [metric for metric in rows if "stderr" in metric]
+
+
+def test_one_needle_has_no_error_to_print(tokenizer_folder):
+    results = run(Reader(), ["niah_tiny"], {"pretrained": tokenizer_folder}, limit=3)
+    assert results["results"]["niah_tiny"]["score_stderr,none"] == "N/A"
+    assert "N/A" in make_table(results)
+
+
 def test_generation_gets_the_settings_of_the_task(tokenizer_folder):
     model = Reader()
     run(model, ["niah_tiny"], {"pretrained": tokenizer_folder}, limit=1)
@@ -196,6 +230,7 @@ def test_group_averages_its_lengths(tmp_path, small_run):
     leaves = [results["results"][f"niah_{length}"]["score,none"] for length in (512, 1024)]
     assert results["results"]["niah"]["score,none"] == pytest.approx(sum(leaves) / 2)
     assert "exact,none" in results["groups"]["niah"]
+    assert results["groups"]["niah"]["score_stderr,none"] == "N/A"  # one needle a length
 
 
 def test_gathering_two_ranks_gives_the_results_of_one(tokenizer_folder):

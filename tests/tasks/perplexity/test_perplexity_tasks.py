@@ -213,6 +213,7 @@ def test_ppl_tiny_gives_the_causal_models_own_perplexity(llama):
     assert found["perplexity,none"] == pytest.approx(math.prod(by_length) ** (1 / 6), rel=1e-6)
     assert found["nats_per_token,none"] == pytest.approx(math.log(found["perplexity,none"]))
     assert found["nats_per_token_clustered_se,none"] is None  # one document
+    assert found["nats_per_token_stderr,none"] == "N/A"
 
 
 def test_ppl_tiny_runs_with_llada_and_a_limit_leaves_lengths_null(make):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -20,6 +22,8 @@ from lm_eval_llada.tasks.text.long_texts import (
     read_documents,
     tokenize,
 )
+from tests.helpers.longbench_documents import document
+from tests.helpers.official_data import official_data
 from tests.helpers.toy_tokenizer import toy_tokenizer
 
 # One, two, three and four bytes in UTF-8; the toy tokenizer has a token for each byte at most.
@@ -144,6 +148,34 @@ def test_a_corpus_is_read_from_the_hubs_own_file(tmp_path, monkeypatch, name):
     assert asked == [corpus.source]
     # A branch could change under a published number.
     assert len(asked[0].revision) == 40
+
+
+@pytest.mark.parametrize("place", ["longbench/gov_report.jsonl", "gov_report.jsonl"])
+def test_the_report_of_longllada_is_document_one_of_longbenchs(tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    rows = [document("gov_report", context=f"Report {number}.") for number in range(3)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_documents("gov_report_001", tmp_path) == [Document("gov_report_001", "Report 1.")]
+    path.write_text(json.dumps(rows[0]))
+    with pytest.raises(ValueError, match="document 1 of LongBench's gov_report, .* but .* has 1"):
+        read_documents("gov_report_001", tmp_path)
+    # The release's own file, of the same name, comes first.
+    (tmp_path / "ppl").mkdir()
+    (tmp_path / "ppl" / "gov_report_001.txt").write_text("As released.")
+    (found,) = read_documents("gov_report_001", tmp_path)
+    assert found == Document("gov_report_001", "As released.")
+
+
+def test_a_missing_report_of_longllada_names_the_ways_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"THUDM/LongBench.*ppl/gov_report_001\.txt"):
+        read_documents("gov_report_001", tmp_path)
+
+
+def test_the_report_of_longllada_has_its_characters():
+    folder = official_data("ppl/gov_report_001.txt")
+    (found,) = read_documents("gov_report_001", folder)
+    assert len(found.text) == 81_966 and "\n" not in found.text
 
 
 def test_a_missing_corpus_names_the_ways_to_get_it(tmp_path):

@@ -112,14 +112,14 @@ def test_length_can_be_counted_in_cl100k_tokens(tokenizer, monkeypatch):
         build(tokenizer, "niah_single_1", 130, 1, length_unit="cl100k")
 
 
-def test_newline_behind_the_answer_prefix_counts_too(tokenizer):
+def test_newlines_behind_the_answer_prefix_count_too(tokenizer):
     plain, ended = (
-        build(tokenizer, "niah_multikey_2", num_samples=3, answer_newline=newline)
-        for newline in (False, True)
+        build(tokenizer, "niah_multikey_2", num_samples=3, answer_newlines=newlines)
+        for newlines in (0, 2)
     )
     count = make_counter(tokenizer).count
     for one, other in zip(plain, ended, strict=True):
-        assert other["gen_prefix"] == one["gen_prefix"] + "\n"
+        assert other["gen_prefix"] == one["gen_prefix"] + "\n\n"
         assert count(other["input"] + other["gen_prefix"]) == other["num_tokens"] <= 2048 - 128
 
 
@@ -213,12 +213,12 @@ def test_chat_format_is_reserved_and_its_prefix_opens_the_answer(tokenizer):
         ({"length": 128}, "length=128 must be more than the output's 128"),
         ({"num_samples": 0}, "num_samples must be a whole number >= 1"),
         ({"length_unit": "gpt4"}, "length_unit must be one of model, cl100k"),
-        ({"answer_newline": "yes"}, "answer_newline must be true or false"),
+        ({"answer_newlines": True}, "answer_newlines must be a whole number >= 0"),
         ({"settings": ["num_needle_k"]}, "settings must be names with values"),
         ({"settings": {"num_needle": 2}}, "Did you mean 'num_needle"),
         ({"task": "qa_1", "settings": {"num_docs": 3}}, "qa_1 has no settings; got num_docs"),
         ({"template": "{context} {question}"}, "no other field"),
-        ({"answer_newline": True, "apply_chat_template": True}, "Leave out one of the two"),
+        ({"answer_newlines": 1, "apply_chat_template": True}, "Leave out one of the two"),
     ],
 )
 def test_wrong_options_are_named(tokenizer, changes, message):

@@ -54,6 +54,7 @@ def test_cwe_settings_are_the_originals():
         "example_words": 40,
         "example_freq_cw": 10,
         "example_freq_ucw": 3,
+        "example_blank": True,
     }
     short = {
         **long,

@@ -57,6 +57,29 @@ def test_essays_hold_needles_where_a_plain_loop_puts_them(num_words, num_needles
     assert len(set(depths)) == num_needles and set(depths) <= set(DEPTHS)
 
 
+def without_stops(num_words: int, depth: float, statement: str, essay: str) -> str:
+    """OpenCompass' way: cut at full stop and blank, put the needle in, join by blanks."""
+    sentences = [part.strip() for part in " ".join(essay.split()[:num_words]).split(". ") if part]
+    place = int(len(sentences) * depth / 100)
+    parts = [" ".join(sentences[:place]), statement, " ".join(sentences[place:])]
+    return " ".join(filter(None, parts))
+
+
+@given(num_words=st.integers(1, 80), seed=st.integers(0, 99))
+def test_full_stops_before_blanks_go_as_in_opencompass_and_needles_keep_theirs(num_words, seed):
+    # Sentences that both ways part in the same places.
+    essay = " ".join(f"Word number {i} {'so ' * (i % 3)}ends." for i in range(17))
+    haystack = EssayHaystack([essay], full_stops=False)
+    text, (depth,) = haystack.hide(num_words, ["The key is 7."], random.Random(seed))
+    assert text == without_stops(num_words, depth, "The key is 7.", essay)
+
+
+def test_only_a_full_stop_before_a_blank_goes() -> None:
+    essay = 'A U.S. ship... "Sank." It (did.) at 3.5 . Why? Mr. X knew. End.'
+    text, _ = EssayHaystack([essay], False).hide(14, ["N."], random.Random(2))
+    assert text.replace("N.", "").split() == " ".join(essay.split(". ")).split()
+
+
 def test_depths_are_forty_evenly_spaced_from_first_to_last():
     assert (DEPTHS[0], DEPTHS[-1], len(set(DEPTHS))) == (0, 100, 40)
     assert {b - a for a, b in zip(DEPTHS, DEPTHS[1:], strict=False)} == {2, 3}

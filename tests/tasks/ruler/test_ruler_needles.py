@@ -95,6 +95,7 @@ def test_tasks_are_the_eight_of_the_benchmark():
 
 def test_configuration_is_that_of_the_original():
     # haystack, keys, values; numbers of keys, of values, of keys asked for: RULER's synthetic.yaml.
+    # Full stops stay where they are.
     expected = {
         "niah_single_1": ("noise", "words", "numbers", 1, 1, 1),
         "niah_single_2": ("essay", "words", "numbers", 1, 1, 1),
@@ -105,6 +106,7 @@ def test_configuration_is_that_of_the_original():
         "niah_multivalue": ("essay", "words", "numbers", 1, 4, 1),
         "niah_multiquery": ("essay", "words", "numbers", 1, 1, 4),
     }
+    expected = {name: (*each, True) for name, each in expected.items()}
     assert {name: tuple(vars(each).values()) for name, each in NIAH_TASKS.items()} == expected
     assert NIAH_TASKS["niah_multiquery"].num_keys == 4
 
@@ -267,6 +269,8 @@ def test_missing_wonderwords_is_an_error_that_says_how_to_get_it(monkeypatch):
         ({"settings": {"type_haystack": "essays"}}, "Did you mean 'essay'"),
         ({"settings": {"num_needle_v": 0}}, "num_needle_v must be a whole number >= 1; got 0"),
         ({"settings": {"num_needle_k": 9, "num_needle_v": 5}}, "45 needles .* which has 40"),
+        ({"settings": {"full_stops": 0}}, "full_stops must be true or false; got 0"),
+        ({"task": "niah_single_1", "settings": {"full_stops": False}}, "is for essays"),
         ({"essays": None}, "niah_single_2 hides its needles in essays"),
         ({"essays": ["", " "]}, "at least one word"),
     ],

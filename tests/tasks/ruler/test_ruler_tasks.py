@@ -179,12 +179,12 @@ def requests_of(name: str, metadata: dict[str, object], **chat) -> list[tuple[tu
     return [(request.args, request.doc) for request in task.instances]
 
 
-@pytest.mark.parametrize("newline", [False, True])
-def test_prompt_and_answer_prefix_follow_each_other_directly(newline, small):
-    metadata = {**small, "answer_newline": newline}
+@pytest.mark.parametrize("newlines", [0, 1, 2])
+def test_prompt_and_answer_prefix_follow_each_other_directly(newlines, small):
+    metadata = {**small, "answer_newlines": newlines}
     for (prompt, _), doc in requests_of("ruler_niah_multikey_2_4k", metadata):
         assert prompt == doc["input"] + doc["gen_prefix"]
-        assert prompt.endswith("mentioned in the provided text is" + "\n" * newline)
+        assert prompt.endswith("mentioned in the provided text is" + "\n" * newlines)
 
 
 def test_whole_budget_is_decoded_without_stops(small):
