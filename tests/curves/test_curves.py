@@ -250,7 +250,7 @@ def test_wrong_options_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "hf"}, "model must be one of llada, hf_rope"),
+        ({"model": "hf"}, "model must be one of llada, mdlm, hf_rope"),
         ({"model": "hf_rope"}, "has the estimators causal; got elbo, duel"),
         ({"model_args": {"mc_num": 4}}, "mc_num among model_args has no place"),
         ({"batch_size": 0}, "batch_size must be"),
