@@ -165,7 +165,8 @@ def plain_dream(
 def dream_row(row: Tensor, options: SamplingOptions) -> Tensor:
     """One position's logits after temperature, top_p and top_k, in a loop over its tokens."""
     row = row / options.temperature if options.temperature > 0 else row
-    reached, kept = 0.0, []
+    reached = 0.0
+    kept: list[int] = []
     probabilities = row.softmax(-1)
     for token in row.sort(descending=True, stable=True).indices.tolist():
         if kept and reached > options.top_p:
