@@ -38,9 +38,8 @@ class Source:
 
     def two_ways(self) -> str:
         """Say how to have the file: from the hub, or by ``data_dir``."""
-        # Where the hub holds an archive of many, the archive does as well; a table does not.
-        on_hub = Path(self.hub_name or self.name)
-        file = on_hub.name if on_hub.suffix == ".zip" else self.name
+        # Where the hub has an archive of many files, the archive does as well.
+        file = self.hub_name or self.name
         return (
             f"Either let the machine reach the hub, where {self.repository} holds the file, or "
             f"download it there and pass data_dir=<folder> with <folder>/{self.folder}/{file}."
