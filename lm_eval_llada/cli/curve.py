@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_model_args(parser, "checkpoint, dtype, device, position embeddings")
     add = parser.add_argument
-    add("--model", default="llada", help="llada or hf_rope, a causal model (llada)")
+    add("--model", default="llada", help="llada, also as mdlm, or hf_rope, a causal model (llada)")
     add(
         "--text", default="heldout", help="heldout, gov_report[_001], pg19, a text file or a folder"
     )

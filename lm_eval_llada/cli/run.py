@@ -17,7 +17,7 @@ from lm_eval_llada.cli.typed import given_values
 from lm_eval_llada.engine.answers import ANSWERS_DIR
 from lm_eval_llada.rope import ResolvedRope
 from lm_eval_llada.tasks.grid import niah_group, write_configs, write_shipped
-from lm_eval_llada.tasks.papers.protocols import fill_protocols
+from lm_eval_llada.tasks.papers.protocols import fill_protocols, protocols_of
 
 OUR_MODEL = "llada"
 _OUR_NAMES = (OUR_MODEL, "mdlm")
@@ -51,7 +51,8 @@ def fill_in(namespace: argparse.Namespace, folder: Path) -> None:
         namespace.metadata = metadata
     check_run(given, tasks, namespace.include_path)
     if namespace.model in _PROTOCOL_MODELS:
-        filled = fill_protocols(tasks, model_args, _changes(given))
+        family = _family(namespace.model, model_args) if protocols_of(tasks) else None
+        filled = fill_protocols(tasks, model_args, _changes(given), family)
         model_args = namespace.model_args = filled.model_args
         _say(*filled.lines)
     if namespace.model not in _OUR_NAMES:
@@ -133,6 +134,18 @@ def _changes(given: dict[str, Any]) -> list[str]:
         if given.get(option):
             changes.append(f"--{option}")
     return changes
+
+
+def _family(model: str, model_args: dict[str, Any]) -> str | None:
+    """The family of a model of ours, from its config or a known shape; None for another."""
+    if model not in _OUR_NAMES:
+        return None
+    from lm_eval_llada.modeling import find_config
+
+    pretrained = str(model_args.get("pretrained") or DEFAULT_CHECKPOINT)
+    with contextlib.suppress(ValueError):  # What is wrong is said where the checkpoint is opened.
+        return find_config(pretrained, model_args.get("revision"))[0].family
+    return None
 
 
 def _say(*lines: str) -> None:

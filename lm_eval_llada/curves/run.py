@@ -43,7 +43,7 @@ from lm_eval_llada.modeling.cost import activation_bytes
 from lm_eval_llada.rope import ResolvedRope
 from lm_eval_llada.tasks.text.long_texts import TokenText, long_texts, read_documents, tokenize
 
-MODELS = ("llada", "hf_rope")
+MODELS = ("llada", "mdlm", "hf_rope")
 SPACINGS = ("geometric", "even")
 
 # Among model_args these are questions of the harness, or have an option of their own here.
@@ -244,7 +244,7 @@ class _Subject:
 
 
 def _open_subject(run: CurveRun) -> _Subject:
-    return _open_llada(run) if run.model == "llada" else _open_causal(run)
+    return _open_causal(run) if run.model == "hf_rope" else _open_llada(run)
 
 
 def _open_llada(run: CurveRun) -> _Subject:
@@ -308,7 +308,8 @@ def _settings(run: CurveRun, subject: _Subject, texts: Sequence[TokenText]) -> d
     options = dataclasses.asdict(run.options)
     return {
         "version": __version__,
-        "model": run.model,
+        # A file that was begun under one name of a model goes on under the other.
+        "model": run.model if run.model == "hf_rope" else MODELS[0],
         "pretrained": subject.pretrained,
         "model_args": kept,
         "checkpoint": fingerprint({}, subject.location),

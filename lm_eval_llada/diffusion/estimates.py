@@ -24,8 +24,10 @@ from lm_eval_llada.errors import (
     unknown_choice,
 )
 
-METHODS = ("auto", "mc", "enumerate")
+METHODS = ("auto", "mc", "enumerate", "dream")
 
+# eps of Dream's evaluation: the least chance of a token to be masked.
+_LEAST_CHANCE = 1e-3
 # More than the options of a question need, few enough that progress is seen and saved.
 _MASKS_OF_A_GROUP = 2048
 
@@ -38,7 +40,8 @@ class LikelihoodOptions:
         mc_num: masks drawn for each target. All are used, whatever batch_size is.
         method: `mc` draws masks; `enumerate` takes every mask once, for targets of up to 7 tokens;
             `auto` enumerates where that needs no more passes than mc_num, so that a target of
-            one token costs one pass, and draws otherwise.
+            one token costs one pass, and draws otherwise. `dream` draws as Dream's authors do,
+            see `TargetMasks.independent`.
         batch_size: sequences in a forward pass; guidance doubles them.
         cfg_scale: weight of classifier-free guidance, 0 = off.
 
@@ -96,10 +99,13 @@ class TargetMasks:
     Attributes:
         masks: bool (num_masks, length).
         draws: int64 (mc_num,), the mask each draw hit; None where the masks are all there are.
+            A draw that hit no token has the number of masks in place of one.
+        weights: float64 (mc_num,), of each draw; None for those that its mask has by Eq. 14.
     """
 
     masks: Tensor
     draws: Tensor | None
+    weights: Tensor | None = None
 
     @classmethod
     def made(cls, length: int, options: LikelihoodOptions, seed: int | None) -> TargetMasks:
@@ -133,15 +139,48 @@ class TargetMasks:
         masks, draws = torch.stack(drawn).unique(dim=0, return_inverse=True)
         return cls(masks, draws)
 
+    @classmethod
+    def independent(cls, is_maskable: Tensor, mc_num: int, seed: int) -> TargetMasks:
+        """Draws as in the evaluation of Dream's release: each token masked with probability p.
+
+        p = 0.999 t + 0.001 with t even in [0, 1): one uniform number shifts mc_num equal steps. A
+        draw weighs 1 / p. An estimate's standard error takes the draws as independent, which
+        overstates it.
+
+        Differs from the release, whose steps are those of a batch, by which it depends on it.
+
+        Args:
+            is_maskable: bool (length,).
+            mc_num: draws.
+            seed: of the one uniform number, then one for each draw and token, float64.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        offset = torch.rand((), generator=generator, dtype=torch.float64)
+        times = (offset + torch.arange(mc_num, dtype=torch.float64) / mc_num) % 1
+        chances = (1 - _LEAST_CHANCE) * times + _LEAST_CHANCE
+        shape = (mc_num, len(is_maskable))
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float64) < chances[:, None]
+        masks, draws = (drawn & is_maskable).unique(dim=0, return_inverse=True)
+        # The one that hides nothing, if it was hit, comes first.
+        num_empty = int(not bool(masks[0].any()))
+        draws = torch.where(draws < num_empty, len(masks) - num_empty, draws - num_empty)
+        return cls(masks[num_empty:], draws, 1 / chances)
+
     def elbo(self, scores: Tensor) -> Estimate:
         """The estimate of Eq. 14 from the summed log probabilities under each mask."""
+        if self.weights is not None and self.draws is not None:
+            by_draw = torch.cat([scores, scores.new_zeros(1)])[self.draws]
+            return _mean(self.weights * by_draw, len(self.masks))
         weighted = elbo_weights(self.masks) * scores
         if self.draws is None:
             value = (mask_probabilities(self.masks) * weighted).sum()
             return Estimate(float(value), 0.0, len(self.masks))
-        drawn = weighted[self.draws]
-        stderr = float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan
-        return Estimate(float(drawn.mean()), stderr, len(self.masks))
+        return _mean(weighted[self.draws], len(self.masks))
+
+
+def _mean(drawn: Tensor, num_passes: int) -> Estimate:
+    stderr = float(drawn.std()) / math.sqrt(len(drawn)) if len(drawn) > 1 else math.nan
+    return Estimate(float(drawn.mean()), stderr, num_passes)
 
 
 def by_context(pairs: Sequence[Pair], options: LikelihoodOptions) -> list[list[int]]:

@@ -17,6 +17,11 @@ from lm_eval_llada.diffusion.estimates import Estimate, LikelihoodOptions, Targe
 from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
 from lm_eval_llada.errors import require_whole
 
+NO_ROLLING = (
+    "likelihood=dream ends each target by EOS, which no window of a longer text has; use "
+    "likelihood=mc or auto for rolling likelihoods."
+)
+
 
 def scored_pairs(
     denoiser: Denoiser,
@@ -25,6 +30,7 @@ def scored_pairs(
     *,
     seeds: Sequence[int] | None = None,
     check_greedy: bool = True,
+    eos_token_id: int | None = None,
 ) -> list[tuple[Estimate, bool]]:
     """Estimates of log p(target | prefix), and whether greedy decoding gives the target, in order.
 
@@ -48,15 +54,18 @@ def scored_pairs(
         options: how to estimate.
         seeds: one for each pair; may be None where every target is enumerated.
         check_greedy: whether to decode greedily too; without, False is returned for every pair.
+        eos_token_id: needed by the method `dream`, which has it follow each target.
 
     Raises:
-        ValueError: if a needed seed is missing, `enumerate` meets a target over 7 tokens, a tensor
-            is not 1-D, or a needed logit is NaN or infinite.
+        ValueError: if eos_token_id or a needed seed is missing, `enumerate` meets a target over 7
+            tokens, a tensor is not 1-D, or a needed logit is NaN or infinite.
 
     Source: LLaDA (arXiv 2502.09992) Eq. 14.
     """
     checked = _check_pairs(pairs)
     check_seeds(seeds, len(pairs))
+    if options.method == "dream":
+        return _dream_scored(denoiser, checked, options, seeds, eos_token_id)
     drawn = [
         TargetMasks.made(len(target), options, None if seeds is None else seeds[i])
         for i, (_, target) in enumerate(checked)
@@ -70,6 +79,41 @@ def scored_pairs(
     )
     estimates = [one.elbo(score) for one, score in zip(drawn, scores, strict=True)]
     return list(zip(estimates, matches, strict=True))
+
+
+def _dream_scored(
+    denoiser: Denoiser,
+    pairs: Sequence[Pair],
+    options: LikelihoodOptions,
+    seeds: Sequence[int] | None,
+    eos_token_id: int | None,
+) -> list[tuple[Estimate, bool]]:
+    """As `scored_pairs`, by the convention of Dream's authors; nothing matches, as there.
+
+    The EOS follows each target and is seen under every mask, so this is log p(target | prefix, text
+    ends there). The first token of a sequence is never masked: a target without a prefix is given
+    its own first token.
+
+    Source: eval/eval.py of DreamLM/Dream, with its default masks.
+    """
+    if seeds is None or eos_token_id is None:
+        raise ValueError("likelihood=dream draws masks and ends targets: it needs seeds and EOS.")
+    ended, drawn = [], []
+    for (prefix, target), seed in zip(pairs, seeds, strict=True):
+        ended.append((prefix, torch.cat([target, target.new_tensor([eos_token_id])])))
+        is_maskable = torch.ones(len(target) + 1, dtype=torch.bool)
+        is_maskable[-1] = False
+        if not len(prefix):
+            is_maskable[0] = False
+        drawn.append(TargetMasks.independent(is_maskable, options.mc_num, seed))
+    scores, _ = read_masks(
+        denoiser.guided(options.cfg_scale),
+        ended,
+        [one.masks for one in drawn],
+        options.batch_size,
+        check_greedy=False,
+    )
+    return [(one.elbo(score), False) for one, score in zip(drawn, scores, strict=True)]
 
 
 def log_likelihoods(
@@ -153,6 +197,8 @@ def rolling_log_likelihoods(
         ValueError: as `rolling_windows` and `log_likelihoods`.
     """
     check_seeds(seeds, len(documents))
+    if options.method == "dream":
+        raise ValueError(NO_ROLLING)
     given = torch.empty(0, dtype=torch.int64) if prefix is None else token_ids("prefix", prefix)
     pairs: list[Pair] = []
     owners: list[int] = []

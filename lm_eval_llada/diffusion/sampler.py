@@ -4,7 +4,8 @@ Generation starts from masks and reveals some of them at each step, block after 
 right (semi-autoregressive). Results are those of the plain loop of LLaDA's generate.py, one full
 forward pass a step, except where a comment says `Differs from`. What saves work by default is
 exact: logits are computed for the positions a step can reveal, and finished texts leave the batch.
-Caches and parallel decoding (arXiv 2505.22618) change texts and have to be asked for.
+Caches and parallel decoding (arXiv 2505.22618) change texts and have to be asked for. With `alg` a
+block is decoded by the rules of Dream's release instead; what they are is in `dream`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from lm_eval_llada.diffusion.choices import choose_tokens, forbid, most_confident
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserCache, check_seeds, token_ids
+from lm_eval_llada.diffusion.dream import choose_ranked, draw_ranked, reveal_chances, shaped
 from lm_eval_llada.diffusion.sampling_options import (
     CACHES,
     REMASKING,
     SamplingOptions,
     block_schedule,
+    block_steps,
 )
 
 __all__ = ["CACHES", "REMASKING", "SamplingOptions", "block_schedule", "generate"]
@@ -42,9 +45,10 @@ def generate(
     text does not depend on what shares the batch, nor on the order. A text leaves the batch once
     nothing that would follow can change it.
 
-    Random numbers of a request, in this order at each step: under `random` remasking one float64
-    uniform for each masked position of the block, the largest values being revealed; then, with a
-    temperature, one for each (position whose logits are computed, token).
+    Random numbers of a request, in this order at each step: under `random` remasking or
+    `alg=origin` one float64 uniform for each masked position of the block, the largest values
+    being revealed, or those below the step's chance; then, with a temperature, one for each
+    (position whose logits are computed, token); then, with `alg_temp`, one for each such position.
 
     Args:
         denoiser: the model; `cache` needs its `new_cache`.
@@ -79,9 +83,16 @@ def generate(
         )
         for i, prompt in enumerate(prompts)
     ]
-    for start, end, counts in block_schedule(options):
-        decoder.decode_block(texts, start, end, counts)
+    for start, end, shares in _plan(options):
+        decoder.decode_block(texts, start, end, shares)
     return [text.result() for text in texts]
+
+
+def _plan(options: SamplingOptions) -> Sequence[tuple[int, int, Sequence[float]]]:
+    """Blocks, and for each step the tokens to reveal or, under `origin`, the chance of each."""
+    if options.alg != "origin":
+        return block_schedule(options)
+    return [(start, end, reveal_chances(steps)) for start, end, steps in block_steps(options)]
 
 
 @dataclass
@@ -161,7 +172,7 @@ class _Decoder:
     forbidden: list[int]
 
     def decode_block(
-        self, texts: Sequence[_Text], start: int, end: int, counts: Sequence[int]
+        self, texts: Sequence[_Text], start: int, end: int, shares: Sequence[float]
     ) -> None:
         """Decides block [start, end) of each text that has not ended, one pass a step.
 
@@ -169,10 +180,11 @@ class _Decoder:
             texts: all of them; those that have ended stay as they are.
             start: first token of the block, counted from the first generated one.
             end: behind its last token.
-            counts: tokens to reveal at each step, unless probabilities decide that.
+            shares: tokens to reveal at each step, unless probabilities decide that; under
+                `alg=origin` the chance of each to be revealed.
         """
         active = [text for text in texts if not text.has_ended]
-        num_steps = end - start if self.options.is_parallel else len(counts)
+        num_steps = end - start if self.options.is_parallel else len(shares)
         cache: DenoiserCache | None = None
         new_cache = None if self.options.cache == "none" else self.denoiser.new_cache
         for step in range(num_steps):
@@ -189,28 +201,26 @@ class _Decoder:
                 masked = [masked[i] for i in unfinished]
             if new_cache is not None and step % (self.options.refresh_every or end) == 0:
                 cache = new_cache()
-            count = None if self.options.is_parallel else counts[step]
+            share = None if self.options.is_parallel else shares[step]
             window_end = end if self.options.cache == "dual" else self.options.gen_length
             windows = None
             if cache is not None and cache.is_filled:
                 windows = [text.window(start, window_end) for text in active]
-            self._step(active, masked, count, cache, windows)
+            self._step(active, masked, share, cache, windows)
 
     def _step(
         self,
         texts: Sequence[_Text],
         positions: list[Tensor],
-        count: int | None,
+        share: float | None,
         cache: DenoiserCache | None,
         windows: list[range] | None,
     ) -> None:
-        """Reveals tokens at some of these positions by one pass; without a count, all sure ones."""
-        if count is not None and self.options.remasking == "random":
-            # The draw does not look at the logits, so only those of the drawn positions are
-            # needed. Differs from generate.py, which draws after the pass: same distribution.
-            positions = [
-                _draw(masked, count, text) for text, masked in zip(texts, positions, strict=True)
-            ]
+        """Reveals tokens at some of these positions by one pass; without a share, all sure ones."""
+        positions = self._candidates(texts, positions, share)
+        # A cache is filled whether this step reveals anything or not, whatever shares the batch.
+        if cache is None and not any(map(len, positions)):
+            return
         logits = self.denoiser.logits(
             [text.tokens for text in texts],
             positions,
@@ -219,20 +229,60 @@ class _Decoder:
             windows=windows,
         )
         sizes = [len(masked) for masked in positions]
-        noised = self._noised_tokens(texts, logits.split(sizes))
-        tokens, confidence = choose_tokens(logits, self.forbidden, noised)
+        tokens, confidence = self._choose(texts, logits, sizes)
         choices = zip(texts, positions, tokens.split(sizes), confidence.split(sizes), strict=True)
         for text, masked, chosen, sure in choices:
-            revealed = most_confident(sure, count or _num_sure(sure, self.options))
+            revealed = self._revealed(text, sure, share)
             text.reveal(masked[revealed], chosen[revealed])
 
-    def _noised_tokens(self, texts: Sequence[_Text], logits: Sequence[Tensor]) -> Tensor | None:
-        """Tokens drawn from softmax(logits / temperature), (num_rows,); None at temperature 0."""
+    def _candidates(
+        self, texts: Sequence[_Text], positions: list[Tensor], share: float | None
+    ) -> list[Tensor]:
+        """The positions that a step can reveal, of those still masked.
+
+        A draw that does not look at the logits comes before the pass, so that only those of the
+        drawn positions are computed. Differs from generate.py, which draws after it: same
+        distribution.
+        """
+        if share is None or not self.options.draws_evenly:
+            return positions
+        draw = _draw_each if self.options.alg == "origin" else _draw
+        return [draw(masked, share, text) for text, masked in zip(texts, positions, strict=True)]
+
+    def _choose(
+        self, texts: Sequence[_Text], logits: Tensor, sizes: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The token of each row and how sure it is, int64 and float32 (num_rows,), on the CPU."""
+        options, temperature = self.options, self.options.temperature
+        if options.alg == "none":
+            noised = self._noised_tokens(texts, logits.split(sizes), temperature)
+            return choose_tokens(logits, self.forbidden, noised)
+        allowed = forbid(logits, self.forbidden)
+        allowed = shaped(allowed, temperature, options.top_p, options.top_k)
+        # Divided by the temperature already.
+        noised = self._noised_tokens(texts, allowed.split(sizes), 1.0)
+        return choose_ranked(allowed, options.alg, noised)
+
+    def _revealed(self, text: _Text, sure: Tensor, share: float | None) -> Tensor:
+        """Which of the candidates to reveal, by how sure they are, int64 (num_revealed,)."""
+        if share is None:
+            return most_confident(sure, _num_sure(sure, self.options))
+        if self.options.draws_evenly:
+            return torch.arange(len(sure))
+        if self.options.alg_temp > 0:
+            uniform = _uniform(len(sure), text.generator)
+            return draw_ranked(sure, self.options.alg_temp, int(share), uniform)
+        return most_confident(sure, int(share))
+
+    def _noised_tokens(
+        self, texts: Sequence[_Text], logits: Sequence[Tensor], scale: float
+    ) -> Tensor | None:
+        """Tokens drawn from softmax(logits / scale), (num_rows,); None at temperature 0."""
         if self.options.temperature == 0:
             return None
         return torch.cat(
             [
-                _gumbel_argmax(forbid(part, self.forbidden), self.options.temperature, text)
+                _gumbel_argmax(forbid(part, self.forbidden), scale, text)
                 for text, part in zip(texts, logits, strict=True)
             ]
         )
@@ -274,12 +324,21 @@ def _noise_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _draw(masked: Tensor, count: int, text: _Text) -> Tensor:
+def _draw(masked: Tensor, count: float, text: _Text) -> Tensor:
     """`count` of the masked positions, uniformly drawn without replacement, in ascending order."""
-    generator = text.generator
+    scores = _uniform(len(masked), text.generator)
+    return masked[most_confident(scores, int(count)).sort().values]
+
+
+def _draw_each(masked: Tensor, chance: float, text: _Text) -> Tensor:
+    """The masked positions that come up, each with this chance, in ascending order."""
+    return masked[_uniform(len(masked), text.generator) < chance]
+
+
+def _uniform(count: int, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1), float64 (count,), on the CPU."""
     where = "cpu" if generator is None else generator.device
-    scores = torch.rand(len(masked), generator=generator, dtype=torch.float64, device=where).cpu()
-    return masked[most_confident(scores, count).sort().values]
+    return torch.rand(count, generator=generator, dtype=torch.float64, device=where).cpu()
 
 
 def _check_request(
@@ -290,6 +349,7 @@ def _check_request(
     eos_token_id: int | None,
 ) -> None:
     check_seeds(seeds, len(prompts))
+    options.require_used()
     if options.cache != "none" and denoiser.new_cache is None:
         raise ValueError(
             f"cache={options.cache} needs a denoiser with a cache; give it new_cache, or use "
@@ -297,8 +357,8 @@ def _check_request(
         )
     if options.is_random and seeds is None:
         raise ValueError(
-            f"temperature={options.temperature} with remasking={options.remasking!r} draws random "
-            "numbers; pass one seed for each prompt."
+            f"temperature={options.temperature} with remasking={options.remasking!r} and "
+            f"alg={options.alg!r} draws random numbers; pass one seed for each prompt."
         )
     if (options.stop_at_eos or options.suppress_eos) and eos_token_id is None:
         raise ValueError("stop_at_eos and suppress_eos need eos_token_id; got None.")

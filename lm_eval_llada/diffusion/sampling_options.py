@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from lm_eval_llada.diffusion.choices import num_transfer_tokens
+from lm_eval_llada.diffusion.dream import ALGS, dream_schedule
 from lm_eval_llada.errors import (
     require_number,
     require_whole,
@@ -13,6 +14,11 @@ from lm_eval_llada.errors import (
 
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prefix", "dual")
+DREAM_ONLY = ("alg_temp", "top_p", "top_k")
+"""Options that only Dream's decoding has."""
+
+# Marks a field that came after answers were first kept: their keys do not have its default.
+_LATER = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,15 @@ class SamplingOptions:
             those of all that follows. Approximations.
         refresh_every: read the whole sequence again after this many steps within a block; None
             does so at the start of each block only.
+        alg: `none` decodes as LLaDA does. The others decode each block as Dream does, by its
+            schedule (`dream_schedule`) over the block's share of steps, which may be more than one
+            a token: they reveal the positions of least `entropy`, of the likeliest token
+            (`maskgit_plus`), of the largest lead over the next one (`topk_margin`), or each at
+            random (`origin`). `remasking` plays no part then.
+        alg_temp: draw the positions by softmax(rank / alg_temp) instead; 0 = take the best.
+        top_p: tokens and ranks come from the likeliest tokens that reach this probability
+            together; 1 = all.
+        top_k: and from this many tokens at most; 0 = all.
 
     Raises:
         ValueError: if a value is out of range, or two of them contradict each other.
@@ -61,6 +76,10 @@ class SamplingOptions:
     factor: float | None = None
     cache: str = "none"
     refresh_every: int | None = None
+    alg: str = field(default="none", metadata=_LATER)
+    alg_temp: float = field(default=0.0, metadata=_LATER)
+    top_p: float = field(default=1.0, metadata=_LATER)
+    top_k: int = field(default=0, metadata=_LATER)
 
     def __post_init__(self) -> None:  # noqa: D105
         require_whole("gen_length", self.gen_length, 1)
@@ -77,6 +96,37 @@ class SamplingOptions:
                 "stop_at_eos=True can never fire with suppress_eos=True; set only one of them."
             )
         self._check_approximations()
+        self._check_dream()
+
+    def _check_dream(self) -> None:
+        if self.alg not in ALGS:
+            raise unknown_choice("alg", self.alg, ALGS)
+        require_number("alg_temp", self.alg_temp, 0, inclusive=True)
+        require_number("top_p", self.top_p, 0, inclusive=True)
+        require_whole("top_k", self.top_k, 0)
+        if self.top_p > 1:
+            raise ValueError(f"top_p must be at most 1; got {self.top_p}.")
+        if self.alg == "origin" and self.alg_temp > 0:
+            raise ValueError(
+                f"alg_temp={self.alg_temp} draws positions by how sure they are, and alg=origin "
+                "draws them evenly; set only one of them."
+            )
+        for name, neutral in (("remasking", REMASKING[0]), ("threshold", None), ("factor", None)):
+            value = getattr(self, name)
+            if self.alg != "none" and value != neutral:
+                raise ValueError(
+                    f"{name}={value} belongs to LLaDA's decoding and alg={self.alg} to Dream's; "
+                    "drop one of them, or use alg=none."
+                )
+
+    def require_used(self) -> None:
+        """Raises ValueError if an option of Dream's is set that LLaDA's decoding does not have.
+
+        Not on construction: what a family's release decodes by is filled in after that.
+        """
+        for name in DREAM_ONLY if self.alg == "none" else ():
+            if (value := getattr(self, name)) != _DEFAULTS[name]:
+                raise ValueError(not_without_alg(name, value))
 
     def _check_approximations(self) -> None:
         if self.cache not in CACHES:
@@ -107,9 +157,14 @@ class SamplingOptions:
         return self.threshold is not None or self.factor is not None
 
     @property
+    def draws_evenly(self) -> bool:
+        """Whether positions are drawn without regard to the logits."""
+        return self.remasking == "random" or self.alg == "origin"
+
+    @property
     def is_random(self) -> bool:
         """Whether the result depends on a seed."""
-        return self.temperature > 0 or self.remasking == "random"
+        return self.temperature > 0 or self.draws_evenly or self.alg_temp > 0
 
     @property
     def approximations(self) -> list[str]:
@@ -123,27 +178,63 @@ class SamplingOptions:
         return [f"{name}={value}" for name, value in settings.items() if value is not None]
 
 
-def block_schedule(options: SamplingOptions) -> list[tuple[int, int, list[int]]]:
-    """The blocks of a generation: (start, end, tokens revealed at each step).
+_DEFAULTS = {item.name: item.default for item in fields(SamplingOptions)}
+
+
+def not_without_alg(name: str, value: object) -> str:
+    """The sentence for an option of Dream's under LLaDA's decoding."""
+    return (
+        f"{name}={value} is not available in LLaDA's decoding (alg=none); use it with "
+        f"alg={', '.join(ALGS[1:-1])} or {ALGS[-1]}, Dream's, or drop it."
+    )
+
+
+def block_steps(options: SamplingOptions) -> list[tuple[int, int, int]]:
+    """The blocks of a generation: (start, end, steps).
 
     Blocks have block_length tokens; the last one takes the remainder of gen_length. A block that
     ends at token e has run floor(steps * e / gen_length) steps in all, so steps are shared in
     proportion to tokens, and where LLaDA's rule applies (both divisions even) it is
-    steps // num_blocks for each block. steps counts as gen_length where it is larger, hence no
-    block has more steps than tokens. Every block has at least one step: with fewer steps than
+    steps // num_blocks for each block. Every block has at least one step: with fewer steps than
     blocks, one for each block is run, the only case in which more than `steps` are.
 
-    Differs from LLaDA's generate.py, which refuses lengths and steps that do not divide evenly.
+    Without `alg`, steps counts as gen_length where it is larger, hence no block has more steps than
+    tokens. With it they count as they are: Dream's schedule depends on them.
 
     Returns:
         Blocks in order; start and end count from the first generated token.
     """
     length = options.gen_length
     block_length = options.block_length or length
-    steps = min(options.steps or length, length)
+    steps = options.steps or length
+    if options.alg == "none":
+        steps = min(steps, length)
     blocks = []
     for start in range(0, length, block_length):
         end = min(start + block_length, length)
         share = steps * end // length - steps * start // length
-        blocks.append((start, end, num_transfer_tokens(end - start, max(share, 1))))
+        blocks.append((start, end, max(share, 1)))
     return blocks
+
+
+def block_schedule(options: SamplingOptions) -> list[tuple[int, int, list[int]]]:
+    """The blocks of a generation: (start, end, tokens revealed at each step that reveals any).
+
+    Blocks and their steps are those of `block_steps`. Under `alg=origin` chance decides how many
+    tokens a step reveals, and this is about their mean.
+
+    Differs from LLaDA's generate.py, which refuses lengths and steps that do not divide evenly.
+
+    Returns:
+        Blocks in order; start and end count from the first generated token.
+    """
+    return [
+        (start, end, _counts(options.alg, end - start, steps))
+        for start, end, steps in block_steps(options)
+    ]
+
+
+def _counts(alg: str, length: int, steps: int) -> list[int]:
+    if alg in ("none", "origin"):
+        return num_transfer_tokens(length, min(steps, length))
+    return [count for count in dream_schedule(length, steps) if count]

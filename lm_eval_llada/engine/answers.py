@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada import __version__
+from lm_eval_llada.engine.keys import plain_settings
 from lm_eval_llada.errors import require_whole
 
 try:
@@ -353,5 +354,5 @@ def _to_bytes(text: str) -> bytes:
 def _fields(value: object) -> Any:
     """A dataclass instance in plain values, for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return plain_settings(value)
     raise TypeError(f"{type(value).__name__} is neither text, number, list nor dataclass")

@@ -16,6 +16,7 @@ from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.answers import ANSWERS_DIR
 from lm_eval_llada.engine.argument_text import text_from
 from lm_eval_llada.engine.fingerprints import fingerprint
+from lm_eval_llada.engine.keys import plain_settings
 from lm_eval_llada.errors import nearest, real_from, unknown_choice, whole_from
 from lm_eval_llada.modeling.loading import DTYPES, check_quantization
 from lm_eval_llada.modeling.model import check_attention
@@ -276,7 +277,7 @@ def answer_fingerprint(arguments: ModelArguments, checkpoint: str) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    values = dataclasses.asdict(arguments)
+    values = plain_settings(arguments)
     for part, names in _WITHOUT_EFFECT.items():
         for name in names:
             values[part].pop(name)
@@ -326,7 +327,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
 
 
 # Names for which none is a word among others, of which some parsers make None.
-_WITH_NONE = ("answers_dir", "cache", "quantization")
+_WITH_NONE = ("alg", "answers_dir", "cache", "quantization")
 
 
 def _as_nothing(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor
 
-from lm_eval_llada.diffusion.likelihood import Estimate
+from lm_eval_llada.diffusion.likelihood import NO_ROLLING, Estimate
 from lm_eval_llada.engine.answers import Answer, answer_key
 from lm_eval_llada.engine.loading import Checkpoint
 from lm_eval_llada.engine.requests import GenerationSettings
@@ -126,6 +126,11 @@ class JobMaker:
         self, kind: str, prefix: Tensor, target: Tensor, seed: int, args: Arguments
     ) -> Target:
         """Tokens to score; kind is one of `KINDS`, the rest as the attributes of `Target`."""
+        if (
+            kind == "loglikelihood_rolling"
+            and self.checkpoint.arguments.likelihood.method == "dream"
+        ):
+            raise ValueError(NO_ROLLING)
         context = _digest(prefix)
         content = [context, _digest(target), seed, self.checkpoint.max_length]
         key = answer_key(self.owner, kind, content)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.engine.arguments import ModelArguments
+from lm_eval_llada.engine.arguments import ModelArguments, parse_model_args
+from lm_eval_llada.engine.decoding import with_release_decoding
 from lm_eval_llada.engine.device_memory import bound_kernel_caches
 from lm_eval_llada.engine.ranks import own_gpu_memory
 from lm_eval_llada.engine.tokenization import Tokenization
@@ -33,6 +36,8 @@ class Checkpoint:
         config: Of the model, with its position embeddings scaled.
         rope: How they are scaled.
         text: Its tokenizer.
+        notes: Sentences for the user: how position embeddings are scaled, and what of the family's
+            release was filled in.
     """
 
     arguments: ModelArguments
@@ -40,6 +45,7 @@ class Checkpoint:
     config: LLaDAConfig
     rope: ResolvedRope
     text: Tokenization
+    notes: tuple[str, ...] = ()
 
     @property
     def max_length(self) -> int:
@@ -69,6 +75,23 @@ def open_checkpoint(arguments: ModelArguments, *, keep: bool = False) -> Checkpo
     if keep:
         _kept.append(checkpoint)
     return checkpoint
+
+
+def open_run(model_args: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint as `open_checkpoint`, under arguments that its family's release completes.
+
+    Args:
+        model_args: As of `parse_model_args`.
+
+    Raises:
+        ValueError: As these two, or if an option is set that the decoding does not have.
+    """
+    checkpoint = open_checkpoint(parse_model_args(model_args))
+    filled, notes = with_release_decoding(model_args, checkpoint.config.family)
+    arguments = parse_model_args(filled)
+    arguments.sampling.require_used()
+    notes = (*checkpoint.rope.notes, *notes)
+    return replace(checkpoint, arguments=arguments, notes=notes)
 
 
 def _source(arguments: ModelArguments) -> tuple[object, ...]:

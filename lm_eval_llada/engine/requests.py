@@ -6,12 +6,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
 from lm_eval.models.utils import truncate_tokens
 
-from lm_eval_llada.diffusion.sampler import SamplingOptions
+from lm_eval_llada.diffusion.sampling_options import (
+    DREAM_ONLY,
+    SamplingOptions,
+    not_without_alg,
+)
 from lm_eval_llada.engine.arguments import (
     SAMPLING_NAMES,
     convert,
@@ -20,16 +24,18 @@ from lm_eval_llada.engine.arguments import (
 from lm_eval_llada.engine.stops import stops_of
 from lm_eval_llada.tasks.output_length import LENGTH_NAMES, output_length
 
-# Samplers that our decoding does not have: allowed where they change nothing.
+# What LLaDA's decoding does not have, and of it what none has: allowed where it changes nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_p": (None, 1),
     "top_k": (None, 0, -1),
+    "alg_temp": (None, 0),
     "min_p": (None, 0),
     "num_beams": (None, 1),
     "repetition_penalty": (None, 1),
 }
 _WITHOUT_EFFECT_AT_ZERO = ("top_p", "top_k", "min_p")
 _OTHER_NAMES = ("until", "do_sample", "ignore_eos")
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(SamplingOptions)}
 _GEN_KWARGS = tuple(dict.fromkeys((*SAMPLING_NAMES, *LENGTH_NAMES, *_OTHER_NAMES, *_NEUTRAL)))
 
 
@@ -65,7 +71,7 @@ def generation_settings(
 
     Raises:
         ValueError: If a name is unknown, a value is not valid, or one asks for a sampler that
-            masked diffusion does not have, such as top_p under a temperature.
+            the decoding does not have, such as top_p under a temperature in LLaDA's.
     """
     for name in gen_kwargs:
         if name not in _GEN_KWARGS:
@@ -77,10 +83,16 @@ def generation_settings(
     do_sample = gen_kwargs.get("do_sample")
     if do_sample is not None and not convert("do_sample", do_sample, bool):
         changes["temperature"] = 0.0
+    for name in DREAM_ONLY:
+        if name in changes and changes[name] in _NEUTRAL.get(name, (None,)):
+            changes[name] = _DEFAULTS[name]
     hints = get_type_hints(SamplingOptions)
     changes = {name: convert(name, value, hints[name]) for name, value in changes.items()}
     options = replace(defaults, **changes)
     _check_neutral(gen_kwargs, options)
+    if options.alg == "none":
+        # Refused above where they were asked for here and would change something.
+        options = replace(options, **{name: _DEFAULTS[name] for name in DREAM_ONLY})
     ignore_eos = convert("ignore_eos", gen_kwargs.get("ignore_eos", False), bool)
     return GenerationSettings(options, stops_of(gen_kwargs.get("until")), ignore_eos)
 
@@ -110,11 +122,14 @@ def _check_neutral(gen_kwargs: Mapping[str, Any], options: SamplingOptions) -> N
     for name, neutral in _NEUTRAL.items():
         value = gen_kwargs.get(name)
         harmless = name in _WITHOUT_EFFECT_AT_ZERO and options.temperature == 0
-        if value not in neutral and not harmless:
-            raise ValueError(
-                f"{name}={value} is not available for masked diffusion; drop it, or use "
-                f"temperature and remasking."
-            )
+        if value in neutral or harmless or (name in DREAM_ONLY and options.alg != "none"):
+            continue
+        if name in DREAM_ONLY:
+            raise ValueError(not_without_alg(name, value))
+        raise ValueError(
+            f"{name}={value} is not available for masked diffusion; drop it, or use "
+            f"temperature and remasking."
+        )
 
 
 @dataclass

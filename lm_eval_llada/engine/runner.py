@@ -191,6 +191,7 @@ class Runner:
             options,
             seeds=[job.seed for job in jobs],
             check_greedy=self.checkpoint.arguments.requests.is_check_greedy,
+            eos_token_id=self.text.eos_token_id,
         )
         scores = iter([(job, Score.of(*result)) for job, result in zip(jobs, results, strict=True)])
         return [list(islice(scores, len(group))) for group in groups]

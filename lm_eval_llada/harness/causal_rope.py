@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from lm_eval_llada.modeling.families import is_masked
 from lm_eval_llada.rope import ResolvedRope, RopeChoice, resolve
 from lm_eval_llada.rope.existing import (
     KNOWN_KEYS,
@@ -33,9 +34,10 @@ def open_config(location: str, revision: str | None = None) -> PreTrainedConfig:
         ValueError: If it is one of a masked-diffusion model, or its rope fields disagree.
     """
     values, _ = PreTrainedConfig.get_config_dict(location, revision=revision or "main")
-    if values.get("model_type") == "llada":
+    if is_masked(values):
         raise ValueError(
-            f"{location} is a masked-diffusion model (model_type='llada'); use --model llada."
+            f"{location} is a masked-diffusion model (model_type={values['model_type']!r}); "
+            "use --model llada."
         )
     try:
         check_rope_fields(values)

@@ -23,14 +23,13 @@ from lm_eval_llada.engine.argument_text import read_pairs
 from lm_eval_llada.engine.arguments import (
     ModelArguments,
     answer_fingerprint,
-    parse_model_args,
     with_run_settings,
 )
 from lm_eval_llada.engine.batching import Progress
 from lm_eval_llada.engine.dispatch import Dispatcher
 from lm_eval_llada.engine.fingerprints import own_keys, refuse_random_cache
 from lm_eval_llada.engine.jobs import Arguments, Generation, Job, JobMaker, Score
-from lm_eval_llada.engine.loading import load_weights, open_checkpoint
+from lm_eval_llada.engine.loading import load_weights, open_run
 from lm_eval_llada.engine.ranks import choose_device, join_ranks, place_of_process
 from lm_eval_llada.engine.requests import (
     RequestSeeds,
@@ -65,8 +64,8 @@ class LLaDALM(TemplateLM):
             ImportError: If an attention implementation is asked for that is not installed.
         """
         super().__init__()
-        self.arguments: ModelArguments = parse_model_args(model_args)
-        self._checkpoint = open_checkpoint(self.arguments)
+        self._checkpoint = open_run(model_args)
+        self.arguments: ModelArguments = self._checkpoint.arguments
         self._text, self.rope = self._checkpoint.text, self._checkpoint.rope
         self.tokenizer = self._text.tokenizer
         loading = self.arguments.loading
@@ -75,7 +74,7 @@ class LLaDALM(TemplateLM):
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         place = place_of_process()
         self._is_shown = place.rank == 0
-        for line in self.rope.notes if self._is_shown else ():
+        for line in self._checkpoint.notes if self._is_shown else ():
             _logger.warning(line)
         self._device = choose_device(
             loading.device, local_rank=place.local_rank, world_size=self._world_size

@@ -19,21 +19,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, bidirectional_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-
-class Rows(NamedTuple):
-    """Where the rows asked for sit, as positions and as slots of a rectangle.
-
-    Attributes:
-        batch: int64 (num_rows,), sequence of each row.
-        position: int64 (num_rows,), its position.
-        slot: int64 (num_rows,), its column in the rectangle.
-        slot_position: int64 (batch, num_slots), position behind each slot, 0 where unused.
-    """
-
-    batch: Tensor
-    position: Tensor
-    slot: Tensor
-    slot_position: Tensor
+from lm_eval_llada.modeling.packing import Packing, Rows, pack
 
 
 class Group(NamedTuple):
@@ -48,26 +34,6 @@ class Group(NamedTuple):
     sequences: Tensor
     slots: Tensor
     keys: Tensor
-
-
-class Packing(NamedTuple):
-    """Queries and keys sorted into groups, attention staying inside a group.
-
-    Attributes:
-        query_order: int64, rows of the flattened queries in packed order.
-        key_order: int64, tokens of the flattened keys in packed order.
-        query_ends: int32 (groups + 1,), where each group's queries start and end.
-        key_ends: int32 (groups + 1,), the same for keys.
-        max_queries: queries of the largest group.
-        max_keys: keys of the largest group.
-    """
-
-    query_order: Tensor
-    key_order: Tensor
-    query_ends: Tensor
-    key_ends: Tensor
-    max_queries: int
-    max_keys: int
 
 
 def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
@@ -86,7 +52,9 @@ def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
     # Clamped so that a wrong row is reported below instead of failing here.
     counted = batch.clamp(0, batch_size - 1)
     counts = batch.new_zeros(batch_size).scatter_add_(0, counted, torch.ones_like(batch))
-    if torch.compiler.is_compiling():
+    if num_rows == 0:
+        num_slots = 0
+    elif torch.compiler.is_compiling():
         # The exact number of slots depends on data; any bound is right, only slower.
         num_slots = num_rows
     else:
@@ -148,12 +116,14 @@ def attention_mask_for(
         document_ids: int (batch, key_length); None if each sequence is one document.
         rows: queries to be asked for; None for all positions.
     """
+    if rows is not None and rows.batch.shape[0] == 0:
+        return None
     batch_size = hidden_states.shape[0]
     unmasked = attention_mask is None and document_ids is None
     if implementation == "flash_attention_2":
         if unmasked and rows is None:
             return None
-        return _packing(
+        return pack(
             batch_size, key_length, hidden_states.device, attention_mask, document_ids, rows
         )
     groups_possible = document_ids is None and implementation in ("sdpa", "eager")
@@ -180,9 +150,15 @@ def attention_mask_for(
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, rows: Rows | None
-) -> Tensor:
-    """Attention output of each query over the keys its mask allows.
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    rows: Rows | None,
+    with_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention output of each query over the keys its mask allows, and what it gives each of them.
 
     Args:
         module: the block, read for `config`, `scaling` and `num_key_value_groups`.
@@ -191,18 +167,28 @@ def attend(
         value: like `key`.
         mask: from `attention_mask_for`.
         rows: where the queries sit; None if each sequence has equally many.
+        with_weights: return the weights too, which of the functions `eager` alone computes.
 
     Returns:
-        (batch, queries, heads * head_dim), or (num_rows, heads * head_dim) with `rows`.
+        Output (batch, queries, heads * head_dim) and weights (batch, heads, queries, keys) or None;
+        with `rows`, (num_rows, heads * head_dim) and (num_rows, heads, keys).
     """
     if isinstance(mask, Packing):
-        return _attend_packed(module, query, key, value, mask)
+        return _attend_packed(module, query, key, value, mask), None
+    if rows is not None and rows.batch.shape[0] == 0:
+        # Some kernels cannot be called without a query.
+        nothing = query.new_zeros(0, query.shape[1], key.shape[1])
+        return query.flatten(1), nothing if with_weights else None
     run = _attend_groups if isinstance(mask, list) else _call
     if rows is None:
-        return run(module, query, key, value, mask).flatten(2)
+        output, weights = run(module, query, key, value, mask, with_weights)
+        return output.flatten(2), weights
     rectangle = query.new_zeros(*rows.slot_position.shape, *query.shape[1:])
     rectangle = rectangle.index_put((rows.batch, rows.slot), query)
-    return run(module, rectangle, key, value, mask)[rows.batch, rows.slot].flatten(1)
+    output, weights = run(module, rectangle, key, value, mask, with_weights)
+    if weights is not None:
+        weights = weights[rows.batch, :, rows.slot]
+    return output[rows.batch, rows.slot].flatten(1), weights
 
 
 def eager_attention(
@@ -237,30 +223,48 @@ def eager_attention(
 
 
 def _call(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
-) -> Tensor:
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    with_weights: bool,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
     """One call of the configured attention function; heads last but one on both sides."""
     config: Any = module.config
     function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     kwargs |= {"dropout": 0.0, "scaling": module.scaling, "is_causal": False}
-    output, _ = function(module, query, key, value, mask, **kwargs)
-    return output
+    output, weights = function(module, query, key, value, mask, **kwargs)
+    return output, weights if with_weights else None
 
 
 def _attend_groups(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, groups: list[Group]
-) -> Tensor:
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    groups: list[Group],
+    with_weights: bool,
+) -> tuple[Tensor, Tensor | None]:
     # Zeros at padding keep every later layer finite.
     output = torch.zeros_like(query)
+    weights = None
+    if with_weights:
+        batch_size, num_slots, num_heads, _ = query.shape
+        weights = query.new_zeros(batch_size, num_slots, key.shape[1], num_heads)
     for group in groups:
         if len(group.slots) and len(group.keys):
             sequences = group.sequences[:, None]
             some_keys, some_values = (states[sequences, group.keys] for states in (key, value))
             some_queries = query[sequences, group.slots]
-            some = _call(module, some_queries, some_keys, some_values, None)
+            some, given = _call(module, some_queries, some_keys, some_values, None, with_weights)
             output[sequences, group.slots] = some
-    return output
+            if weights is not None and given is not None:
+                places = (sequences[:, None], group.slots[:, None], group.keys)
+                weights[places] = given.permute(0, 2, 3, 1)
+    return output, None if weights is None else weights.permute(0, 3, 1, 2)
 
 
 def _groups(
@@ -300,12 +304,13 @@ def _attend_packed(
     packed_key, packed_value = (
         states.flatten(0, 1)[packing.key_order][None] for states in (key, value)
     )
-    output = _call(
+    output, _ = _call(
         module,
         flat_query[packing.query_order][None],
         packed_key,
         packed_value,
         None,
+        False,
         cu_seq_lens_q=packing.query_ends,
         cu_seq_lens_k=packing.key_ends,
         max_length_q=packing.max_queries,
@@ -314,51 +319,6 @@ def _attend_packed(
     # Positions outside the packing are padding; zeros there keep every later layer finite.
     unpacked = torch.zeros_like(flat_query).index_put((packing.query_order,), output[0])
     return unpacked.view_as(query).flatten(-2)
-
-
-def _packing(
-    batch_size: int,
-    key_length: int,
-    device: torch.device,
-    attention_mask: Tensor | None,
-    document_ids: Tensor | None,
-    rows: Rows | None,
-) -> Packing:
-    """Sorts queries and keys by (sequence, document), leaving out keys that no query sees."""
-    group = torch.arange(batch_size, device=device)[:, None].expand(-1, key_length)
-    if document_ids is not None:
-        document = document_ids - document_ids.amin()
-        group = group * (document.amax() + 1) + document
-    group = group.flatten()
-    real = torch.ones_like(group, dtype=torch.bool)
-    if attention_mask is not None:
-        real = attention_mask.flatten()
-    if rows is None:
-        queries = real.nonzero()[:, 0]
-        query_group = group[queries]
-    else:
-        tokens = rows.batch * key_length + rows.position
-        queries = real[tokens].nonzero()[:, 0]
-        query_group = group[tokens[queries]]
-    if len(queries) == 0:
-        empty = _ends(group.new_zeros(0))
-        return Packing(queries, queries, empty, empty, 0, 0)
-    present, query_index, num_queries = query_group.unique(return_inverse=True, return_counts=True)
-    key_index = torch.searchsorted(present, group).clamp(max=len(present) - 1)
-    keys = (real & (present[key_index] == group)).nonzero()[:, 0]
-    num_keys = torch.bincount(key_index[keys], minlength=len(present))
-    return Packing(
-        query_order=queries[query_index.argsort(stable=True)],
-        key_order=keys[key_index[keys].argsort(stable=True)],
-        query_ends=_ends(num_queries),
-        key_ends=_ends(num_keys),
-        max_queries=int(num_queries.max()),
-        max_keys=int(num_keys.max()),
-    )
-
-
-def _ends(counts: Tensor) -> Tensor:
-    return nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def _document_mask_function(

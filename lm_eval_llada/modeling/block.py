@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lm_eval_llada.modeling.attention import Rows, attend
+from lm_eval_llada.modeling.attention import attend
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.experts import Experts
+from lm_eval_llada.modeling.packing import Rows
 from lm_eval_llada.modeling.rotary import rotate
 
 MLP_CHUNK_BYTES = 256 * 2**20
@@ -83,8 +84,9 @@ class LLaDABlock(GradientCheckpointingLayer):
         rows: Rows | None = None,
         cache: KeyValueCache | None = None,
         window: Tensor | None = None,
-    ) -> Tensor:
-        """The residual stream after this block.
+        with_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual stream after this block, and the attention weights if asked for.
 
         Args:
             hidden_states: (batch, seq, d_model).
@@ -94,9 +96,10 @@ class LLaDABlock(GradientCheckpointingLayer):
             rows: positions to go on with. Keys and values still come from all positions.
             cache: keeps keys and values. A filled one also brings those of all other positions.
             window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
+            with_weights: return the attention weights, which `eager` alone computes.
 
         Returns:
-            (batch, seq, d_model), or (num_rows, d_model) with `rows`.
+            (batch, seq, d_model), or (num_rows, d_model) with `rows`; weights as of `attend`.
         """
         normed = self.attn_norm(hidden_states)
         key = self.k_norm(self._heads(self.k_proj(normed)))
@@ -114,9 +117,9 @@ class LLaDABlock(GradientCheckpointingLayer):
             cos, sin = (t.expand(len(key), -1, -1)[chosen] for t in (cos, sin))
         query = self.q_norm(self._heads(self.q_proj(normed)))
         query = rotate(query, cos[..., None, :], sin[..., None, :])
-        attended = self.attn_out(attend(self, query, key, value, mask, rows))
-        hidden_states = hidden_states + attended
-        return hidden_states + self._mlp(self.ff_norm(hidden_states))
+        attended, weights = attend(self, query, key, value, mask, rows, with_weights)
+        hidden_states = hidden_states + self.attn_out(attended)
+        return hidden_states + self._mlp(self.ff_norm(hidden_states)), weights
 
     def _mlp(self, normed: Tensor) -> Tensor:
         """The gated MLP. It works row by row, so long inputs go through in parts that fit."""

@@ -302,8 +302,8 @@ class LLaDAConfig(PreTrainedConfig):
                 f"mask_token_id={self.mask_token_id} is outside the {self.vocab_size} tokens of "
                 f"vocab_size."
             )
-        if not 0 <= self.rms_norm_eps < 1:
-            raise ValueError(f"rms_norm_eps must be in [0, 1); got {self.rms_norm_eps!r}.")
+        if not 0 <= self.rms_norm_eps <= 1:
+            raise ValueError(f"rms_norm_eps must be from 0 to 1; got {self.rms_norm_eps!r}.")
 
     def _check_heads(self) -> None:
         """Settles the size of a head, which must hold pairs of dimensions to rotate."""

@@ -113,7 +113,7 @@ def generation_work(config: LLaDAConfig, prompt_length: int, options: SamplingOp
         num_masked = end - start
         for step, count in enumerate(steps):
             is_full = options.cache == "none" or step % (options.refresh_every or end) == 0
-            num_rows = count if options.remasking == "random" else num_masked
+            num_rows = count if options.draws_evenly else num_masked
             total += pass_work(config, length if is_full else window, num_rows, num_keys=length)
             num_masked -= count
     return total * _copies(options.cfg_scale)

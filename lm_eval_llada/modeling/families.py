@@ -203,6 +203,11 @@ def family_named(name: str) -> Family:
     return _BY_NAME[name]
 
 
+def is_masked(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is one of the families here, none of which is causal."""
+    return any(values.get("model_type") in row.model_types for row in FAMILIES)
+
+
 def find_family(values: Mapping[str, Any]) -> Family:
     """The row of a config.json, by its model type and, where several share it, architectures.
 

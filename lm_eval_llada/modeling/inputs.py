@@ -8,7 +8,9 @@ from lm_eval_llada.modeling.cache import KeyValueCache
 
 
 def check_shapes(
-    input_ids: Tensor,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    width: int,
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     rows: Tensor | None,
@@ -20,11 +22,7 @@ def check_shapes(
     Raises:
         ValueError: naming the argument, the shape expected and the one that came.
     """
-    if input_ids.dim() != 2 or input_ids.numel() == 0:
-        raise ValueError(
-            f"input_ids must be (batch, seq) and not empty; got {tuple(input_ids.shape)}."
-        )
-    batch_size, seq_length = input_ids.shape
+    batch_size, seq_length = _input_shape(input_ids, inputs_embeds, width)
     is_window = cache is not None and cache.is_filled
     key_length = cache.key_length if cache is not None and is_window else seq_length
     for name, tensor in (("attention_mask", attention_mask), ("document_ids", document_ids)):
@@ -47,3 +45,22 @@ def check_shapes(
         )
     if cache is not None and document_ids is not None:
         raise ValueError("A cache cannot be combined with document_ids; pass only one of them.")
+
+
+def _input_shape(
+    input_ids: Tensor | None, inputs_embeds: Tensor | None, width: int
+) -> tuple[int, int]:
+    """(batch, seq) of the one that is given."""
+    if input_ids is not None and inputs_embeds is None:
+        if input_ids.dim() != 2 or input_ids.numel() == 0:
+            raise ValueError(
+                f"input_ids must be (batch, seq) and not empty; got {tuple(input_ids.shape)}."
+            )
+        return input_ids.shape[0], input_ids.shape[1]
+    if inputs_embeds is None or input_ids is not None:
+        given = "neither" if inputs_embeds is None else "both"
+        raise ValueError(f"Pass exactly one of input_ids and inputs_embeds; got {given}.")
+    shape = tuple(inputs_embeds.shape)
+    if len(shape) != 3 or inputs_embeds.numel() == 0 or shape[2] != width:
+        raise ValueError(f"inputs_embeds must be (batch, seq, {width}) and not empty; got {shape}.")
+    return shape[0], shape[1]

@@ -19,7 +19,8 @@ from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
 from lm_eval_llada.modeling.families import find_family
 from lm_eval_llada.modeling.model import LLaDAForMaskedLM, check_attention
-from lm_eval_llada.modeling.weights import check_weights, read_json, tensor_names
+from lm_eval_llada.modeling.weight_files import read_json, tensor_names
+from lm_eval_llada.modeling.weights import check_weights
 from lm_eval_llada.rope import RopeChoice
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -19,7 +19,9 @@ from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.copies import mesh_of_copies
 from lm_eval_llada.modeling.inputs import check_shapes
+from lm_eval_llada.modeling.outputs import HiddenStatesChoice, Recorded
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
+from lm_eval_llada.modeling.weight_files import EMBEDDING, HEAD, check_loaded_head
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
 
@@ -100,7 +102,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         self.rotary = LLaDARotaryEmbedding(config)
         self.post_init()
         if config.weight_tying:
-            # Loading compares a head that is stored all the same with the embedding.
+            # `from_pretrained` compares a head that is stored all the same with the embedding.
             self._keys_to_ignore_on_load_unexpected = {r"^model\.transformer\.ff_out\.weight$"}
         # A training run goes on from what `save_pretrained` wrote.
         self.register_load_state_dict_pre_hook(_rename_to_native)
@@ -109,15 +111,23 @@ class LLaDAForMaskedLM(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
     ) -> LLaDAForMaskedLM:
-        """As transformers' own, for checkpoints of any family."""
+        """As transformers' own, for checkpoints of any family.
+
+        Raises:
+            ValueError: if a tied checkpoint stores a head that is not its embedding.
+        """
+        named = {k: kwargs[k] for k in ("revision", "subfolder", "cache_dir") if k in kwargs}
         if not isinstance(config, LLaDAConfig):
-            named = {k: kwargs[k] for k in ("revision", "subfolder", "cache_dir") if k in kwargs}
             config = LLaDAConfig.from_pretrained(config or pretrained_model_name_or_path, **named)
         if mapping := config.row.key_mapping:
             kwargs["key_mapping"] = mapping
-        return super().from_pretrained(
+        loaded = super().from_pretrained(
             pretrained_model_name_or_path, *args, config=config, **kwargs
         )
+        if config.weight_tying:
+            names = (config.row.own_name(HEAD), config.row.own_name(EMBEDDING))
+            check_loaded_head(pretrained_model_name_or_path, *names, **named)
+        return loaded
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, *, state_dict: Any = None, **kwargs: Any
@@ -174,13 +184,16 @@ class LLaDAForMaskedLM(PreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         rows: Tensor | None = None,
         document_ids: Tensor | None = None,
         labels: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: HiddenStatesChoice = None,
+        output_attentions: bool | None = None,
     ) -> MaskedLMOutput:
         """Logits of the original token at each position, or at the rows asked for.
 
@@ -188,7 +201,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         positions mean nothing.
 
         Args:
-            input_ids: int64 (batch, seq).
+            input_ids: int64 (batch, seq); or `inputs_embeds` in their place.
             attention_mask: (batch, seq), 1 = real, 0 = padding on either side; None if all real.
             position_ids: int64 (batch, seq), (1, seq) or (seq,); None means 0, 1, 2, ...
             rows: int64 (num_rows, 2) of (batch, position), in any order; None means all positions.
@@ -200,44 +213,59 @@ class LLaDAForMaskedLM(PreTrainedModel):
                 sequences it was filled from, all of one width: `position_ids` (batch, seq) say
                 where they are, consecutive in each; `attention_mask` is (batch, key_length) and
                 the positions in `rows` are those in the sequences.
+            inputs_embeds: (batch, seq, d_model), what the token embedding would give.
+            output_hidden_states: True for all, or one number or several of those to keep, the
+                others being None; None takes the config's.
+            output_attentions: only with attn_implementation=eager; None takes the config's.
 
         Returns:
             `logits` (batch, seq, embedding_size), or (num_rows, embedding_size) with `rows`, in
-            the model's dtype; `loss` in float32 if labels are given. With `return_dict=False`, a
-            tuple.
+            the model's dtype; `loss` in float32 if labels are given. `hidden_states`, n_layers + 1
+            of (batch, seq, d_model): the embeddings, then what each block gives, the last after the
+            final norm. `attentions`, n_layers of (batch, n_heads, seq, keys), 0 where no key is
+            seen. With `rows`, the last of either has (num_rows, ...) in place of (batch, seq). With
+            `return_dict=False`, a tuple.
 
         Raises:
-            ValueError: if shapes do not fit, or documents or a cache come with a rotation that
-                depends on the length of a sequence.
+            ValueError: if shapes do not fit, documents or a cache come with a rotation that depends
+                on the length of a sequence, or attentions are asked of a function without them.
         """
-        for name, given in (("document_ids", document_ids), ("cache", cache)):
-            if given is not None and self.rotary.depends_on_length:
+        for name, value in (("document_ids", document_ids), ("cache", cache)):
+            if value is not None and self.rotary.depends_on_length:
                 raise ValueError(
                     f"{name} cannot be combined with rope type {self.rotary.rope_type!r}, whose "
                     "frequencies depend on the length of a sequence; use rope_method=ntk."
                 )
-        check_shapes(input_ids, attention_mask, position_ids, rows, document_ids, cache)
-        if rows is not None and rows.shape[0] == 0 and cache is None:
+        width = self.config.d_model
+        given = (attention_mask, position_ids, rows, document_ids)
+        check_shapes(input_ids, inputs_embeds, width, *given, cache)
+        recorded = Recorded.for_call(self.config, output_hidden_states, output_attentions)
+        if rows is not None and rows.shape[0] == 0 and cache is None and recorded.is_empty:
             logits = self.model.transformer["wte"].weight.new_zeros(0, self.config.embedding_size)
         else:
-            logits = self._head(
-                self._encode(input_ids, attention_mask, position_ids, rows, document_ids, cache)
-            )
+            logits = self._head(self._encode(input_ids, inputs_embeds, *given, cache, recorded))
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
-        return MaskedLMOutput(loss=loss, logits=logits)
+        return MaskedLMOutput(loss=loss, logits=logits, **recorded.outputs())
 
     def _encode(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         rows: Tensor | None,
         document_ids: Tensor | None,
         cache: KeyValueCache | None,
+        recorded: Recorded,
     ) -> Tensor:
-        """The last block's output, (batch, seq, d_model), or (num_rows, d_model) with rows."""
+        """What the head reads, (batch, seq, d_model), or (num_rows, d_model) with rows."""
+        # Only this frame holds what the embedding made, so that the first block frees it.
+        hidden_states = inputs_embeds
+        if hidden_states is None:
+            hidden_states = self.model.transformer["wte"](input_ids)
+        batch_size, seq_length, _ = hidden_states.shape
         is_window = cache is not None and cache.is_filled
         if attention_mask is not None:
             attention_mask = attention_mask.bool()
@@ -245,14 +273,13 @@ class LLaDAForMaskedLM(PreTrainedModel):
             if not torch.compiler.is_compiling() and bool(attention_mask.all()):
                 attention_mask = None
         if position_ids is not None:
-            position_ids = position_ids.view(-1, input_ids.shape[1])
+            position_ids = position_ids.view(-1, seq_length)
         window = position_ids if is_window else None
         if rows is not None and window is not None:
             rows = torch.stack([rows[:, 0], rows[:, 1] - window[rows[:, 0], 0]], dim=1)
-        located = None if rows is None else locate_rows(rows, *input_ids.shape)
-        hidden_states = self.model.transformer["wte"](input_ids)
+        located = None if rows is None else locate_rows(rows, batch_size, seq_length)
         cos, sin = self.rotary(
-            input_ids.shape[1],
+            seq_length,
             hidden_states.device,
             position_ids,
             None if is_window else attention_mask,
@@ -260,21 +287,31 @@ class LLaDAForMaskedLM(PreTrainedModel):
         if not self.config.rope_full_precision:
             cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
         implementation = self.config._attn_implementation
-        key_length = cache.key_length if is_window and cache is not None else input_ids.shape[1]
+        key_length = cache.key_length if is_window and cache is not None else seq_length
         masking = (implementation, hidden_states, key_length, attention_mask, document_ids)
         blocks = self.model.transformer["blocks"]
-        keywords = {"cache": cache, "window": window} if cache is not None else {}
+        keywords: dict[str, Any] = {}
+        if cache is not None:
+            keywords = {"cache": cache, "window": window}
+        if recorded.with_attentions:
+            keywords["with_weights"] = True
         if len(blocks) > 1:
             mask = attention_mask_for(*masking, window_rows(window, None))
             for block in blocks[:-1]:
-                hidden_states = block(hidden_states, cos, sin, mask, **keywords)
+                recorded.add_hidden(hidden_states)
+                hidden_states, weights = block(hidden_states, cos, sin, mask, **keywords)
+                recorded.add_weights(weights)
         if located is not None or len(blocks) == 1:
             mask = attention_mask_for(*masking, window_rows(window, located))
-        return blocks[-1](hidden_states, cos, sin, mask, located, **keywords)
+        recorded.add_hidden(hidden_states)
+        hidden_states, weights = blocks[-1](hidden_states, cos, sin, mask, located, **keywords)
+        recorded.add_weights(weights)
+        hidden_states = self.model.transformer["ln_f"](hidden_states)
+        recorded.add_hidden(hidden_states)
+        return hidden_states
 
     def _head(self, hidden_states: Tensor) -> Tensor:
         transformer = self.model.transformer
-        hidden_states = transformer["ln_f"](hidden_states)
         if self.config.weight_tying:
             return F.linear(hidden_states, transformer["wte"].weight)
         return transformer["ff_out"](hidden_states)

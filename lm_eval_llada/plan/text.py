@@ -12,6 +12,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_llada.diffusion.sampler import CACHES
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
+from lm_eval_llada.engine.decoding import with_release_decoding
 from lm_eval_llada.modeling import find_config
 from lm_eval_llada.modeling.cost import (
     Work,
@@ -42,9 +43,11 @@ def describe(namespace: argparse.Namespace) -> str:
         raise ValueError(f"plan knows the cost of --model llada only; got {namespace.model!r}.")
     config = _run_config(namespace)
     beside = {name: getattr(config, name) for name in ("batch_size", "max_batch_size", "device")}
-    arguments = parse_model_args(with_run_settings(config.model_args, beside))
-    loading = arguments.loading
+    given = with_run_settings(config.model_args, beside)
+    loading = parse_model_args(given).loading
     shape, note = find_config(loading.pretrained, loading.revision)
+    arguments = parse_model_args(with_release_decoding(given, shape.family)[0])
+    arguments.sampling.require_used()
     dtype = loading.dtype if loading.dtype != "auto" else shape.dtype or torch.float32
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     costs = CostModel(shape, dtype.itemsize, arguments, hardware)

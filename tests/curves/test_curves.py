@@ -250,7 +250,7 @@ def test_wrong_options_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "hf"}, "model must be one of llada, hf_rope"),
+        ({"model": "hf"}, "model must be one of llada, mdlm, hf_rope"),
         ({"model": "hf_rope"}, "has the estimators causal; got elbo, duel"),
         ({"model_args": {"mc_num": 4}}, "mc_num among model_args has no place"),
         ({"batch_size": 0}, "batch_size must be"),
@@ -367,3 +367,17 @@ def test_a_text_with_the_name_of_the_mask_token_is_refused(tmp_path):
     with pytest.raises(ValueError, match="text holds the name of the mask token"):
         run_curve(run, print)
     assert not run.output.exists()
+
+
+def test_a_curve_begun_under_one_name_of_a_model_goes_on_under_the_other(tmp_path):
+    def run(name: str) -> list[str]:
+        said: list[str] = []
+        options = CurveOptions(128, mc_num=1, estimators=("elbo",))
+        given = {"pretrained": "tiny-llada", "device": "cpu"}
+        output = tmp_path / "curve.jsonl"
+        curve = CurveRun(name, given, "heldout", options, output)
+        return run_curve(curve, said.append, is_bar_shown=False).read_text().splitlines()
+
+    first = run("mdlm")
+    assert len(first) == 2 and json.loads(first[0])["model"] == "llada"
+    assert run("llada") == first

@@ -25,6 +25,7 @@ from tests.helpers.causal_models import (
     rotary_types,
     tiny_config,
 )
+from tests.helpers.family_checkpoints import CONFIGS, FAMILY_IDS
 
 # With partial rotation, sections, or any key beside type and base, in transformers 5.23.
 FLAT = (
@@ -275,8 +276,8 @@ def test_rope_fields_that_say_the_same_are_read(tmp_path, fields):
     assert open_config(str(tmp_path)).rope_parameters["rope_theta"] == 1e4
 
 
-def test_a_masked_diffusion_checkpoint_is_sent_to_its_own_model():
-    from lm_eval_llada.checkpoints.names import resolve_checkpoint
-
-    with pytest.raises(ValueError, match="use --model llada"):
-        open_config(resolve_checkpoint("tiny-llada"))
+@pytest.mark.parametrize("family", FAMILY_IDS)
+def test_a_masked_diffusion_checkpoint_is_sent_to_its_own_model(tmp_path, family):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[family]))
+    with pytest.raises(ValueError, match=r"model_type='.*'\); use --model llada"):
+        open_config(str(tmp_path))

@@ -176,6 +176,8 @@ GEN_KWARGS = {
     "suppress_eos": st.booleans(),
     "top_p": st.floats(0, 1),
     "top_k": st.integers(-1, 50),
+    "alg": st.sampled_from(["none", "entropy", "origin", "entropi"]),
+    "alg_temp": st.floats(0, 2),
     "num_beams": st.integers(1, 4),
     "repetition_penalty": st.just(1.0),
     "until_": st.just("x"),

@@ -115,6 +115,113 @@ def reveal(
         x[position] = choices[position]
 
 
+def plain_dream(
+    denoise: Denoise,
+    prompt: Tensor,
+    options: SamplingOptions,
+    seed: int = 0,
+    *,
+    mask_token_id: int,
+) -> list[int]:
+    """Dream's loop for one prompt: its schedule in each block, ranks of one position at a time."""
+    source = torch.Generator().manual_seed(seed)
+    length, first = options.gen_length, len(prompt)
+    block_length, steps = options.block_length or length, options.steps or length
+    x = torch.cat([prompt, torch.full((length,), mask_token_id)])
+    for start in range(0, length, block_length):
+        end = min(length, start + block_length)
+        block_steps = max(1, steps * end // length - steps * start // length)
+        times = torch.linspace(1, 1e-3, block_steps + 1)
+        for step in range(block_steps):
+            masked = [p for p in range(first + start, first + end) if x[p] == mask_token_id]
+            share = 1 - times[step + 1] / times[step]
+            if step == block_steps - 1:
+                share = torch.tensor(1.0)
+            count = int(torch.tensor(float(len(masked))) * share)
+            if options.alg == "origin":
+                drawn = torch.rand(len(masked), generator=source, dtype=torch.float64)
+                masked = [p for p, u in zip(masked, drawn.tolist(), strict=True) if u < share]
+                count = len(masked)
+            if not masked or not count:
+                continue
+            logits = plain_logits(denoise, x, first, options, mask_token_id)[masked]
+            rows = [dream_row(row, options) for row in logits]
+            chosen = [int(row.argmax()) for row in rows]
+            if options.temperature > 0:
+                shape = (len(masked), logits.shape[-1])
+                u = torch.rand(shape, generator=source, dtype=torch.float64)
+                chosen = (torch.stack(rows).double() - (-u.log()).log()).argmax(dim=-1).tolist()
+            choices = zip(rows, chosen, strict=True)
+            sure = [dream_rank(options.alg, row, token) for row, token in choices]
+            if options.alg_temp > 0:
+                u = torch.rand(len(masked), generator=source, dtype=torch.float64)
+                noise = (-(-u.log()).log()).tolist()
+                sure = [s / options.alg_temp + n for s, n in zip(sure, noise, strict=True)]
+            for k in sorted(range(len(masked)), key=lambda k: -sure[k])[:count]:
+                x[masked[k]] = chosen[k]
+    return x[first:].tolist()
+
+
+def dream_row(row: Tensor, options: SamplingOptions) -> Tensor:
+    """One position's logits after temperature, top_p and top_k, in a loop over its tokens."""
+    row = row / options.temperature if options.temperature > 0 else row
+    reached = 0.0
+    kept: list[int] = []
+    probabilities = row.softmax(-1)
+    for token in row.sort(descending=True, stable=True).indices.tolist():
+        if kept and reached > options.top_p:
+            break
+        kept.append(token)
+        reached += float(probabilities[token])
+    if options.top_k:
+        least = row[kept[: options.top_k][-1]]
+        kept = [token for token in kept if row[token] >= least]
+    shaped = torch.full_like(row, -torch.inf)
+    shaped[kept] = row[kept]
+    return shaped
+
+
+def dream_rank(alg: str, row: Tensor, token: int) -> float:
+    """How sure one position is, by its logits."""
+    probabilities = row.softmax(-1)
+    if alg == "entropy":
+        return float((probabilities * (probabilities + 1e-10).log()).sum())
+    if alg == "topk_margin":
+        best, second = sorted(probabilities.tolist())[:-3:-1]
+        return best - second
+    return float(probabilities[token])
+
+
+def plain_dream_log_likelihood(
+    denoise: Denoise,
+    prefix: Tensor,
+    target: Tensor,
+    mc_num: int,
+    seed: int,
+    *,
+    mask_token_id: int,
+    eos_token_id: int,
+) -> float:
+    """Dream's Monte Carlo estimate: independent masks, a seen EOS behind the target, weight 1/p."""
+    source = torch.Generator().manual_seed(seed)
+    offset = float(torch.rand((), generator=source, dtype=torch.float64))
+    uniform = torch.rand(mc_num, len(target) + 1, generator=source, dtype=torch.float64)
+    text = torch.cat([prefix, target, torch.tensor([eos_token_id])])
+    total = 0.0
+    for draw in range(mc_num):
+        p = 0.999 * ((offset + draw / mc_num) % 1) + 0.001
+        hidden = [
+            len(prefix) + k
+            for k in range(len(target))
+            if uniform[draw, k] < p and len(prefix) + k > 0
+        ]
+        x = text.clone()
+        x[hidden] = mask_token_id
+        log_probs = denoise(x[None], attention_mask=None).log_softmax(dim=-1)
+        total += sum(float(log_probs[k, text[k]]) for k in hidden) / p
+    return total / mc_num
+
+
 def plain_log_likelihood(
     denoise: Denoise,
     prefix: Tensor,

@@ -26,6 +26,7 @@ from lm_eval_llada.modeling import (
 )
 from lm_eval_llada.rope import RopeChoice
 from tests.helpers.llada_checkpoints import OFFICIAL_CONFIG, logits, make_checkpoint, write_config
+from tests.helpers.llada_models import SHAPES, assert_close, make_model, tokens
 
 
 @pytest.fixture
@@ -126,6 +127,21 @@ def test_new_tokens_are_saved_and_reopen(folder, tmp_path):
     again = load_model(tmp_path / "resized", device="cpu")
     assert (again.config.vocab_size, again.config.embedding_size) == (64, 64)
     assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("num_tokens", [60, 120])
+@pytest.mark.parametrize("shape", ["mha", "tied"])
+def test_the_head_keeps_its_tokens_when_their_number_changes(tmp_path, shape, num_tokens):
+    model, ids = make_model(**SHAPES[shape]), tokens(2, 7)
+    kept = model(ids).logits[..., :num_tokens].detach()
+    model.resize_token_embeddings(num_tokens)
+    resized = model(ids).logits
+    assert resized.shape[-1] == num_tokens
+    # A matrix of another size may be multiplied in another order.
+    assert_close(resized[..., : kept.shape[-1]], kept)
+    model.save_pretrained(tmp_path)
+    for read in (load_model, LLaDAForMaskedLM.from_pretrained):
+        assert_close(read(tmp_path)(ids).logits, resized)
 
 
 def anonymous_memory() -> int:

@@ -7,7 +7,7 @@ model, which task files cannot set: the command line fills them in here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ class Protocol:
         name: What its tasks' names begin with, before an underscore.
         paper: Where it comes from.
         model_args: Filled in where the user gave none.
+        families: What of these another family of models has, by its name in the table of families.
     """
 
     name: str
     paper: str
     model_args: Mapping[str, Any]
+    families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -35,6 +37,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             paper="LongLLaDA (arXiv 2506.14429)",
             # The release loads LLaDA and LLaMA in half precision, and its λ are whole numbers.
             model_args={"dtype": "float16", "round_scale": True},
+            families={"Dream": {"dtype": "bfloat16"}},
         ),
         Protocol(
             name="ultrallada",
@@ -48,7 +51,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
 """The protocols by name."""
 
 # What the user may give besides that changes the prompts or how they are continued.
-_CHANGES_RESULTS = ("length_unit", "max_length", "add_bos_token", "suppress_eos")
+_CHANGES_RESULTS = (
+    *("length_unit", "max_length", "add_bos_token", "suppress_eos"),
+    *("alg", "alg_temp", "top_p", "top_k"),
+)
 # Given by hand, this is what the protocols count lengths in anyway.
 _OWN_UNIT = ("length_unit", "cl100k")
 # λ is rounded only where it is computed, and only these methods have one.
@@ -79,7 +85,10 @@ def protocols_of(tasks: Iterable[str]) -> list[Protocol]:
 
 
 def fill_protocols(
-    tasks: Sequence[str], model_args: Mapping[str, Any], changes: Sequence[str] = ()
+    tasks: Sequence[str],
+    model_args: Mapping[str, Any],
+    changes: Sequence[str] = (),
+    family: str | None = None,
 ) -> Filled:
     """Complete the arguments of the model by those of the tasks' protocols; the user's win.
 
@@ -87,6 +96,7 @@ def fill_protocols(
         tasks: As in `protocols_of`.
         model_args: The user's.
         changes: What else the user gave that changes the results, such as `--gen_kwargs steps`.
+        family: Of the model, where it is known.
 
     Raises:
         ValueError: If two protocols differ in an argument that the user did not give.
@@ -96,7 +106,7 @@ def fill_protocols(
         return Filled(dict(model_args))
     values: dict[str, Any] = {}
     for protocol in protocols:
-        for name, value in _wanted(protocol, model_args).items():
+        for name, value in _wanted(protocol, model_args, family).items():
             if values.setdefault(name, value) != value:
                 raise ValueError(_conflict(protocols, name))
     missing = {name: value for name, value in values.items() if name not in model_args}
@@ -110,12 +120,15 @@ def fill_protocols(
     return Filled({**model_args, **missing}, tuple(lines))
 
 
-def _wanted(protocol: Protocol, model_args: Mapping[str, Any]) -> dict[str, Any]:
+def _wanted(
+    protocol: Protocol, model_args: Mapping[str, Any], family: str | None
+) -> dict[str, Any]:
     """What the protocol says about this model; an explicit λ leaves nothing to round."""
+    wanted = {**protocol.model_args, **protocol.families.get(family or "", {})}
     has_scale = model_args.get("rope_scale") is not None
     if has_scale or model_args.get("rope_method") not in _ROUNDED_METHODS:
-        return {name: v for name, v in protocol.model_args.items() if name != "round_scale"}
-    return dict(protocol.model_args)
+        wanted.pop("round_scale", None)
+    return wanted
 
 
 def _departures(values: Mapping[str, Any], model_args: Mapping[str, Any]) -> list[str]:

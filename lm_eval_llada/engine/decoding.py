@@ -1,0 +1,47 @@
+"""How a family's release decodes, where the user does not say how to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from lm_eval_llada.diffusion.sampling_options import SamplingOptions
+from lm_eval_llada.engine.arguments import convert
+from lm_eval_llada.modeling.families import family_named
+
+_DEFAULTS = {item.name: item.default for item in fields(SamplingOptions)}
+
+
+def with_release_decoding(
+    model_args: Mapping[str, Any], family: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """model_args with the settings of a family's release, the user's first; and what to say of it.
+
+    `alg=none` asks for LLaDA's decoding where the release has its own, and then nothing of the
+    release's is filled in. Tasks and `--gen_kwargs` still change what is.
+
+    Args:
+        model_args: The user's.
+        family: Name of a row of `families`.
+
+    Returns:
+        The completed arguments, and one sentence if anything in them differs from our defaults.
+    """
+    if "alg" in model_args and convert("alg", model_args["alg"], str) == "none":
+        return dict(model_args), ()
+    release = family_named(family).decoding
+    filled = {
+        name: value
+        for name, value in release.items()
+        if name not in model_args and value != _DEFAULTS[name]
+    }
+    if not filled:
+        return dict(model_args), ()
+    shown = ", ".join(f"{name}={value}" for name, value in filled.items())
+    none = "; alg=none decodes as LLaDA does" if "alg" in filled else ""
+    line = (
+        f"{family}: {shown} is filled in as its release decodes, where a task or --gen_kwargs says "
+        f"nothing else{none}."
+    )
+    return {**model_args, **filled}, (line,)
