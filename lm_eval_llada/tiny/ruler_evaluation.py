@@ -27,6 +27,8 @@ from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
+from lm_eval_llada.modeling.families import is_masked
+from lm_eval_llada.modeling.weight_files import read_json
 from lm_eval_llada.rope import RopeChoice
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tasks.prompts import ruler_template
@@ -187,7 +189,7 @@ def _open(arguments: argparse.Namespace) -> tuple[LLaDAForMaskedLM | LlamaForCau
         return model, wrap_tokenizer(trainer.tokenizer)
     folder = resolve_checkpoint(arguments.pretrained)
     tokenizer = load_tokenizer(folder)
-    if json.loads((Path(folder) / "config.json").read_text())["model_type"] == "llama":
+    if not is_masked(read_json(Path(folder) / "config.json")):
         return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
     choice = RopeChoice(method=arguments.rope_method, target_length=arguments.target_length)
     return load_model(folder, rope=choice, dtype=arguments.dtype), tokenizer

@@ -11,7 +11,7 @@ import pytest
 from lm_eval_llada.engine import loading as engine_loading
 from lm_eval_llada.engine.arguments import parse_model_args
 from lm_eval_llada.engine.loading import load_weights, open_checkpoint
-from lm_eval_llada.modeling import configuration, loading, weights
+from lm_eval_llada.modeling import configuration, loading, weight_files
 from tests.helpers.command_line import call
 
 
@@ -32,7 +32,7 @@ def counts(monkeypatch) -> Counter[str]:
 
     count("_read_config", loading)
     count("check_weights", loading, engine_loading)
-    count("_read_header", weights)
+    count("_read_header", weight_files)
     count("resolve", configuration)
     return found
 
