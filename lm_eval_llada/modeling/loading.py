@@ -105,7 +105,12 @@ def load_model(
     if max_memory is not None:
         placement["max_memory"] = dict(max_memory)
     return LLaDAForMaskedLM.from_pretrained(
-        folder, config=config, dtype=dtype, attn_implementation=attn_implementation, **placement
+        folder,
+        config=config,
+        is_checked=True,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        **placement,
     )
 
 

@@ -109,9 +109,21 @@ class LLaDAForMaskedLM(PreTrainedModel):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: Any = None,
+        is_checked: bool = False,
+        **kwargs: Any,
     ) -> LLaDAForMaskedLM:
         """As transformers' own, for checkpoints of any family.
+
+        Args:
+            pretrained_model_name_or_path: as there.
+            args: as there.
+            config: as there.
+            is_checked: whether `check_weights` has passed already.
+            kwargs: as there.
 
         Raises:
             ValueError: if a tied checkpoint stores a head that is not its embedding.
@@ -124,7 +136,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         loaded = super().from_pretrained(
             pretrained_model_name_or_path, *args, config=config, **kwargs
         )
-        if config.weight_tying:
+        if config.weight_tying and not is_checked:
             names = (config.row.own_name(HEAD), config.row.own_name(EMBEDDING))
             check_loaded_head(pretrained_model_name_or_path, *names, **named)
         return loaded
