@@ -6,7 +6,7 @@
 
 Both sides of a case run in this process on the same weights, in turns, after a warm-up, in float32
 on the CPU; time is the median of the repeats, the spread slowest less fastest as a share of it. The
-plain loops are those of tests/plain_loops.py. A speed-up is printed only where the outputs of both
+plain loops are those of tests/helpers/plain_loops.py. A speed-up is printed only where the outputs of both
 sides are equal, or, for an approximation, with its score beside it. Every case is printed, those
 that got slower too; what is not met is said.
 

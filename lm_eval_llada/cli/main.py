@@ -61,6 +61,8 @@ class CommandLine(HarnessCLI):
         _add_tasks_path(self._subparsers)
         for command in _COMMANDS:
             command.add_parser(self._subparsers)
+        for name, parser in self._subparsers.choices.items():
+            parser.prog = f"lm-eval-llada {name}"
         check_quotes(self._parser)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from lm_eval_llada.modeling.configuration import LLaDAConfig
 
 # Tensors as wide as the residual stream that live at once in a block, keys and values apart: the
 # stream before and after attention, two norms, queries, the output of attention and its projection,
-# the output of the MLP. Counted with a tracker of live storage, see tests/test_cost.py.
+# the output of the MLP. Counted with a tracker of live storage, see tests/modeling/test_cost.py.
 _STREAMS = 8
 # Intermediate tensors of an MLP that live at once: the activated gate, its partner, their product.
 _MLP_TENSORS = 3
