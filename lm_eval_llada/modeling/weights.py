@@ -59,7 +59,7 @@ def check_weights(folder: str | os.PathLike[str], config: LLaDAConfig) -> None:
         twins = twins_of(row, found)
         hint = f" The tensors are those of {' or '.join(twins)}." if twins else ""
         raise ValueError(
-            f"The weights in {folder} do not fit its config.json, that of a {row.name} checkpoint. "
+            f"The weights in {folder} do not fit its config.json, of a checkpoint of {row.name}. "
             f"{'. '.join(lines)}.{hint}"
         )
 

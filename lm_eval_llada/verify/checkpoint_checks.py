@@ -161,7 +161,7 @@ def _opened(
 
 def _facts(config: LLaDAConfig) -> str:
     extended = f", extended by λ = {config.rope_scale:g}" if config.rope_scale != 1 else ""
-    family = "" if config.family == DEFAULT_FAMILY else f"a {config.family} checkpoint: "
+    family = "" if config.family == DEFAULT_FAMILY else f"checkpoint of {config.family}: "
     return (
         f"{family}{config.n_layers} layers of width {config.d_model}, {config.n_heads} heads of "
         f"{config.head_dim}, {config.n_kv_heads} key-value heads, {config.vocab_size} tokens, "

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from lm_eval_llada.diffusion.denoiser import DenoiserStats
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
+from lm_eval_llada.modeling import as_denoiser
 from tests.helpers.likelihood_loops import EMPTY, JOINT, MASK, NETWORK, PAIRS
+from tests.helpers.llada_models import ROWS, make_model, tokens
+from tests.helpers.plain_loops import whole_forward
 from tests.helpers.toys import (
     JOINT_LENGTH,
     JOINT_MASK_ID,
@@ -28,17 +31,17 @@ def duel(pairs, denoise=NETWORK, mask_token_id=MASK, stats=None, **kwargs):
     return duel_log_likelihoods(denoiser(denoise, mask_token_id, stats=stats), pairs, **kwargs)
 
 
-def plain_duel(denoise, prefix, target, steps):
+def plain_duel(denoise, prefix, target, steps, mask_token_id=MASK):
     """One sequence, full forwards, sorting by hand."""
     length, total = len(target), 0.0
-    known = torch.full((length,), MASK)
+    known = torch.full((length,), mask_token_id)
     base, rest = divmod(length, steps)
     for count in [base + 1] * rest + [base] * (steps - rest):
         logits = denoise(torch.cat([prefix, known])[None], attention_mask=None)[len(prefix) :]
         logits = logits.clone()
-        logits[:, MASK] = -math.inf
+        logits[:, mask_token_id] = -math.inf
         probs = logits.float().softmax(dim=-1)
-        hidden = [i for i in range(length) if known[i] == MASK]
+        hidden = [i for i in range(length) if known[i] == mask_token_id]
         order = sorted(hidden, key=lambda i: (-float(probs[i].max()), i))
         log_probs = logits.double().log_softmax(dim=-1)
         for i in order[:count]:
@@ -56,6 +59,19 @@ def test_values_equal_a_plain_loop(steps, batch_size):
         assert estimate.value == pytest.approx(expected, abs=1e-5)
         assert estimate.stderr == 0
         assert estimate.num_passes == min(steps or len(target), len(target))
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("steps", [None, 3])
+def test_values_of_every_family_equal_the_plain_loop(row, steps):
+    model = make_model(**ROWS[row], mask_token_id=96)
+    lengths = ((7, 5), (0, 4), (1, 9), (12, 1))
+    pairs = [(tokens(n, seed=n), tokens(m, seed=50 + m)) for n, m in lengths]
+    found = duel_log_likelihoods(as_denoiser(model), pairs, steps=steps, batch_size=3)
+    for (prefix, target), estimate in zip(pairs, found, strict=True):
+        num_steps = min(steps or len(target), len(target))
+        expected = plain_duel(whole_forward(model), prefix, target, num_steps, mask_token_id=96)
+        assert estimate.value == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("steps", [None, 1, 2, 3])

@@ -157,7 +157,7 @@ def test_a_wrong_tensor_is_named_with_its_family(tmp_path, family, name):
         "misshapen": lambda tensors: tensors.update({tensor: torch.ones(3, 3)}),
     }
     rewrite(tmp_path, changes[name])
-    with pytest.raises(ValueError, match=f"a {row.name} checkpoint") as error:
+    with pytest.raises(ValueError, match=f"a checkpoint of {row.name}") as error:
         load(tmp_path)
     assert f"1 {name}: {tensor}" in str(error.value)
 
