@@ -6,9 +6,9 @@
 
 Both sides of a case run in this process on the same weights, in turns, after a warm-up, in float32
 on the CPU; time is the median of the repeats, the spread slowest less fastest as a share of it. The
-plain loops are those of tests/helpers/plain_loops.py. A speed-up is printed only where the outputs of both
-sides are equal, or, for an approximation, with its score beside it. Every case is printed, those
-that got slower too; what is not met is said.
+plain loops are those of tests/helpers/plain_loops.py. A speed-up is printed only where the outputs
+of both sides are equal, or, for an approximation, with its score beside it. Every case is printed,
+those that got slower too; what is not met is said.
 
 P is a random model with LLaDA-8B's proportions (8 layers, width 512, MLP 1536, vocabulary 4,608), V
 the same with LLaDA's own vocabulary of 126,464, tiny the shipped `tiny-llada`. Tokens are those of

@@ -44,7 +44,8 @@ def lay_out(
         Our folder first, then each of the user's followed by what was expanded from it.
 
     Raises:
-        ValueError: If a grid is wrong or a name is made twice; it names file and line.
+        ValueError: If a grid is wrong or a name is made twice, naming file and line; or if a folder
+            is not there.
     """
     given = [include_path] if isinstance(include_path, str) else list(include_path or [])
     wanted = [path for name in tasks or [] for path in _found(name)]
@@ -53,6 +54,8 @@ def lay_out(
     write_shipped(folder / SHIPPED, None if needs_all else wanted)
     paths = [str(folder / SHIPPED)]
     for number, path in enumerate(given):
+        if not Path(path).exists():
+            raise ValueError(f"--include_path {path}: there is no such file or folder.")
         paths.append(path)
         target = folder / f"included_{number}"
         if _write(_files(Path(path)), target):

@@ -50,10 +50,11 @@ def check_pairs(text: str, where: str) -> None:
     start = max(text.rfind(",", 0, place), text.rfind(" ", 0, place)) + 1
     name = text[start:place].partition("=")[0]
     closing = _CLOSING.get(letter, letter)
+    example = f", such as {name}={_quoted_example(letter)}" if name.isidentifier() else ""
     raise ValueError(
         f"{where}: {letter} in {text[start:]!r} is not closed by {closing}, so that nothing behind "
         f"it would be an argument of its own; close it, or put the value into quotes of the other "
-        f"kind, such as {name}={_quoted_example(letter)}."
+        f"kind{example}."
     )
 
 

@@ -252,7 +252,7 @@ def _instead(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """What there is in place of an unknown name, to follow it in a sentence."""
     guess = nearest(name, known)
     if guess is not None:
-        return f"; did you mean {guess!r}"
+        return f"; the nearest is {guess!r}"
     return f"; there are {', '.join(map(str, known))}" if known else ""
 
 

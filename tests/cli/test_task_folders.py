@@ -51,6 +51,11 @@ def test_a_folder_of_tasks_adds_names(tmp_path, mine) -> None:
     assert laid_out.include_path[1] == str(mine)
 
 
+def test_a_folder_that_is_not_there_is_an_error(tmp_path) -> None:
+    with pytest.raises(ValueError, match="--include_path .*nowhere: there is no such"):
+        lay_out(tmp_path / "run", ["niah_tiny"], [str(tmp_path / "nowhere")])
+
+
 def test_a_grid_is_run_whole_by_its_path(tmp_path, mine) -> None:
     laid_out = lay_out(tmp_path / "run", ["niah_tiny", str(mine / "grid.yaml")], None)
     assert set(laid_out.tasks) == {"niah_tiny", *NAMES}

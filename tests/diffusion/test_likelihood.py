@@ -208,7 +208,7 @@ def test_bf16_logits_are_normalised_in_fp32():
         ({"mc_num": 0}, "mc_num must be a whole number >= 1; got 0"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"cfg_scale": -1.0}, "cfg_scale must be"),
-        ({"method": "montecarlo"}, "must be one of auto, mc, enumerate; got 'montecarlo'"),
+        ({"method": "montecarlo"}, "must be one of auto, mc, enumerate, dream; got 'montecarlo'"),
     ],
 )
 def test_wrong_options_are_refused(fields, message):

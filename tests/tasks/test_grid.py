@@ -155,7 +155,7 @@ def test_what_the_harness_reads_by_itself_is_left_to_it(tmp_path, text) -> None:
     ("text", "message"),
     [
         ("tasks:\n- task: a_$lenght\n  axes: {length: [1]}\n",
-         "line 2: the placeholder \\$lenght has no value; did you mean 'length'"),
+         "line 2: the placeholder \\$lenght has no value; the nearest is 'length'"),
         ("tasks:\n- task: a\n  metadata: {n: '${n m}'}\n",
          "line 2: the placeholder .* has no value. For a dollar sign write \\$\\$"),
         ("tasks:\n- task: a\n\n- task: b\n- task: a\n",
@@ -168,7 +168,7 @@ def test_what_the_harness_reads_by_itself_is_left_to_it(tmp_path, text) -> None:
         ("tasks:\n- group: a\n", "line 2: each entry of tasks must have the key task"),
         ("tasks:\n- a\n", "each entry of tasks must have the key task"),
         ("tasks:\n- task: a_$n\n  axes: {n: ns}\nshared: {n: [1]}\n",
-         "line 2: the axis 'n' is to be the shared axis 'ns', which is unknown; did you mean 'n'"),
+         "line 2: the axis 'n' is to be the shared axis 'ns', which is unknown; the nearest"),
         ("tasks:\n- task: a_$n\n  axes: {n: {from: ms}}\n", "shared axis 'ms', which is unknown"),
         ("tasks:\n- task: a_$n\n  axes: {n: {from: s, only: [3]}}\nshared: {s: [1, 2]}\n",
          "line 2: the axis 'n' has no 3; there are 1, 2"),
