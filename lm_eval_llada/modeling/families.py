@@ -96,6 +96,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="LLaDA",
         model_types=("llada",),
+        only={"clip_qkv": ()},
         end_of_turn=("<|eot_id|>",),
         decoding={"temperature": 0.0, "remasking": "low_confidence"},
     ),
@@ -105,7 +106,7 @@ FAMILIES: tuple[Family, ...] = (
         fields={**_FIELDS, **_ATTENTION_BIAS, **_MLP_BIAS, "residual_dropout": "resid_pdrop"},
         settings={**_ROUNDED, "qk_norm": False},
         defaults={**_NO_BIAS, "mlp_bias": False, "rms_norm_eps": 1e-6, "weight_tying": True},
-        only={"layer_norm_eps": ()},
+        only={"clip_qkv": (), "layer_norm_eps": ()},
         tensors=_TENSORS + _MLP_TENSORS,
         mask_token="<[MASK]>",
         decoding={"temperature": 0.0, "remasking": "low_confidence"},

@@ -235,6 +235,8 @@ def test_a_mixture_of_experts_is_told_from_the_dense_model_of_its_type():
         ("A2D-LLaMA", {"rope_scaling": {"rope_type": "su", "factor": 2.0}}, "'su'"),
         ("iLLaDA", {"layer_norm_eps": 1e-5}, "layer_norm_eps=1e-05 .* only null is"),
         ("iLLaDA", {"resid_pdrop": 0.1}, "resid_pdrop=0.1 is not supported"),
+        ("LLaDA", {"clip_qkv": 8.0}, "clip_qkv=8.0 is not supported for LLaDA"),
+        ("iLLaDA", {"clip_qkv": 8.0}, "clip_qkv=8.0 is not supported for iLLaDA"),
         ("LLaDA-MoE", {"clip_qkv": 8.0}, "clip_qkv=8.0 is not supported for LLaDA-MoE"),
         ("LLaDA-MoE", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
         ("LLaDA-MoE", {"moe_layer_freq": [0, 1]}, "moe_layer_freq"),
