@@ -27,28 +27,36 @@ def test_defaults_fill_what_is_not_given(tmp_path, model) -> None:
     assert namespace.include_path == [str(tmp_path / "shipped")]
 
 
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> str:
+    """A folder of the user's tasks, named as seen from where a run starts."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return "mine"
+
+
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_given_stays(tmp_path) -> None:
+def test_what_is_given_stays(tmp_path, mine) -> None:
     namespace = parsed(
         *("--tasks", "niah_tiny", "--model_args", "pretrained=x,steps=4", "--batch_size", "2"),
-        *("--device", "cpu", "--include_path", "mine", "--gen_kwargs", "gen_length=4"),
+        *("--device", "cpu", "--include_path", mine, "--gen_kwargs", "gen_length=4"),
     )
     cli_run.fill_in(namespace, tmp_path)
     assert namespace.model_args == {"pretrained": "x", "steps": 4}
     assert (namespace.batch_size, namespace.device) == ("2", "cpu")
-    assert namespace.include_path == [str(tmp_path / "shipped"), "mine"]
+    assert namespace.include_path == [str(tmp_path / "shipped"), mine]
     assert namespace.metadata == {"gen_kwargs": {"gen_length": 4}}
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_config_file_counts_as_given(tmp_path) -> None:
+def test_a_config_file_counts_as_given(tmp_path, mine) -> None:
     config = {"model_args": {"pretrained": "x"}, "tasks": ["niah_tiny"], "batch_size": 4}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**config, "include_path": "mine"}))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**config, "include_path": mine}))
     namespace = parsed("--config", str(tmp_path / "run.yaml"), "--device", "cpu")
     cli_run.fill_in(namespace, tmp_path)
     assert namespace.model_args == {"pretrained": "x"}
     assert (namespace.batch_size, namespace.device) == (4, "cpu")
-    assert namespace.include_path[-1] == "mine"
+    assert namespace.include_path[-1] == mine
 
 
 def test_other_models_keep_their_own_defaults(tmp_path) -> None:
