@@ -20,6 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, bidirection
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lm_eval_llada.modeling.packing import Packing, Rows, pack
+from lm_eval_llada.modeling.pairwise import is_pairwise, pairwise_mask
 
 
 class Group(NamedTuple):
@@ -112,13 +113,17 @@ def attention_mask_for(
         implementation: name of the attention function.
         hidden_states: (batch, seq, width), read for batch, dtype and device.
         key_length: positions that keys are there for.
-        attention_mask: bool (batch, key_length), True = real; None if all are.
+        attention_mask: bool (batch, key_length), True = real; or pairwise, bool (batch or 1, 1,
+            seq, key_length), True = is seen; None if all are.
         document_ids: int (batch, key_length); None if each sequence is one document.
         rows: queries to be asked for; None for all positions.
     """
     if rows is not None and rows.batch.shape[0] == 0:
         return None
     batch_size = hidden_states.shape[0]
+    if attention_mask is not None and is_pairwise(attention_mask):
+        dtype = hidden_states.dtype
+        return pairwise_mask(implementation, attention_mask, dtype, batch_size, rows)
     unmasked = attention_mask is None and document_ids is None
     if implementation == "flash_attention_2":
         if unmasked and rows is None:

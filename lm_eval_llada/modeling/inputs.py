@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lm_eval_llada.modeling.cache import KeyValueCache
+from lm_eval_llada.modeling.pairwise import is_pairwise
 
 
 def check_shapes(
@@ -25,6 +26,9 @@ def check_shapes(
     batch_size, seq_length = _input_shape(input_ids, inputs_embeds, width)
     is_window = cache is not None and cache.is_filled
     key_length = cache.key_length if cache is not None and is_window else seq_length
+    if attention_mask is not None and is_pairwise(attention_mask):
+        _check_pairwise(attention_mask, batch_size, seq_length, document_ids, cache)
+        attention_mask = None
     for name, tensor in (("attention_mask", attention_mask), ("document_ids", document_ids)):
         if tensor is not None and tuple(tensor.shape) != (batch_size, key_length):
             raise ValueError(
@@ -45,6 +49,26 @@ def check_shapes(
         )
     if cache is not None and document_ids is not None:
         raise ValueError("A cache cannot be combined with document_ids; pass only one of them.")
+
+
+def _check_pairwise(
+    attention_mask: Tensor,
+    batch_size: int,
+    seq_length: int,
+    document_ids: Tensor | None,
+    cache: KeyValueCache | None,
+) -> None:
+    if document_ids is not None or cache is not None:
+        raise ValueError(
+            "A mask of pairs says all there is to say about attention; pass it without "
+            "document_ids and without a cache."
+        )
+    shapes = [(size, 1, seq_length, seq_length) for size in (batch_size, 1)]
+    if tuple(attention_mask.shape) not in shapes:
+        raise ValueError(
+            f"attention_mask of pairs must be (batch or 1, 1, seq, seq), here {shapes[0]}; got "
+            f"{tuple(attention_mask.shape)}."
+        )
 
 
 def _input_shape(

@@ -20,6 +20,7 @@ from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.copies import mesh_of_copies
 from lm_eval_llada.modeling.inputs import check_shapes
 from lm_eval_llada.modeling.outputs import HiddenStatesChoice, Recorded
+from lm_eval_llada.modeling.pairwise import is_pairwise
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 from lm_eval_llada.modeling.weight_files import EMBEDDING, HEAD, check_loaded_head
 
@@ -214,7 +215,8 @@ class LLaDAForMaskedLM(PreTrainedModel):
 
         Args:
             input_ids: int64 (batch, seq); or `inputs_embeds` in their place.
-            attention_mask: (batch, seq), 1 = real, 0 = padding on either side; None if all real.
+            attention_mask: (batch, seq), 1 = real, 0 = padding on either side; None if all real. Or
+                (batch or 1, 1, seq, seq), which keys each query sees, under sdpa and eager.
             position_ids: int64 (batch, seq), (1, seq) or (seq,); None means 0, 1, 2, ...
             rows: int64 (num_rows, 2) of (batch, position), in any order; None means all positions.
                 The last layer computes everything after its keys and values for these only.
@@ -294,7 +296,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
             seq_length,
             hidden_states.device,
             position_ids,
-            None if is_window else attention_mask,
+            None if is_window or is_pairwise(attention_mask) else attention_mask,
         )
         if not self.config.rope_full_precision:
             cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
