@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.diffusion.block_rules import BlockRules
+from lm_eval_llada.errors import require_whole
 from lm_eval_llada.modeling.families import DEFAULT_FAMILY, family_named, find_family
 from lm_eval_llada.modeling.family import Family
 from lm_eval_llada.modeling.remote_code import kept_auto_map
+from lm_eval_llada.modeling.rope_fields import merged_rope
 from lm_eval_llada.rope import (
     ResolvedRope,
     RopeChoice,
     resolve,
 )
 from lm_eval_llada.rope.existing import KNOWN_KEYS, check_rope_fields
-
-_DEFAULT_ROPE_THETA = 10_000.0
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 # The official code has more switches than any released LLaDA checkpoint uses. A checkpoint that
 # sets one of them otherwise would compute something else here, so it is refused.
@@ -49,6 +47,7 @@ _BEYOND_OFFICIAL: dict[str, Any] = {
     "attention_out_bias": False,
     "mlp_bias": False,
     "qk_norm": False,
+    "block_length": None,
     "num_experts": 0,
     "num_experts_per_tok": 0,
 }
@@ -79,6 +78,8 @@ class LLaDAConfig(PreTrainedConfig):
         head_dim: dimensions of one head; None means `d_model / n_heads`.
         mlp_hidden_size: width of the gated MLP, or of each expert; None means
             `mlp_ratio * d_model`.
+        block_length: tokens of a block of a model that is causal between blocks; None means that
+            every token sees all others.
         num_experts: gated MLPs that a router chooses from; 0 means one MLP and no router.
         num_experts_per_tok: how many of them it chooses for each token.
         max_sequence_length: longest sequence the model is meant for, in tokens.
@@ -134,6 +135,7 @@ class LLaDAConfig(PreTrainedConfig):
     multi_query_attention: bool | None = None
     mlp_hidden_size: int = None  # type: ignore[assignment]
     mlp_ratio: int = 4
+    block_length: int | None = None
     num_experts: int = 0
     num_experts_per_tok: int = 0
     max_sequence_length: int = 4096
@@ -178,7 +180,7 @@ class LLaDAConfig(PreTrainedConfig):
         found = {"rope_parameters": self.rope_parameters}
         found |= {name: kwargs.pop(name, None) for name in ("rope_theta", "rope_scaling")}
         check_rope_fields(found)
-        self.rope_parameters = _merged_rope(
+        self.rope_parameters = merged_rope(
             found["rope_theta"], self.rope_parameters or found["rope_scaling"]
         )
         self.origin = self.origin or {}
@@ -206,6 +208,13 @@ class LLaDAConfig(PreTrainedConfig):
     def shift(self) -> bool:
         """Whether the token at p is read from the logits of row p - 1."""
         return self.row.shift
+
+    @property
+    def blocks(self) -> BlockRules | None:
+        """How blocks of tokens see each other; None where every token sees all others."""
+        if self.block_length is None:
+            return None
+        return replace(self.row.blocks, block_length=self.block_length)
 
     @property
     def rope_theta(self) -> float:
@@ -286,6 +295,8 @@ class LLaDAConfig(PreTrainedConfig):
                 f"vocab_size={self.vocab_size}: some tokens would have no embedding."
             )
         self._check_heads()
+        if self.block_length is not None:
+            require_whole("block_length", self.block_length, 1)
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}."
@@ -375,21 +386,3 @@ def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, Re
         else max(config.max_sequence_length, resolved.max_position_embeddings)
     )
     return config, resolved
-
-
-def _merged_rope(rope_theta: Any, parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """One description of the rotation from the top-level base and `rope_parameters`."""
-    if not isinstance(parameters, dict | None):
-        raise ValueError(f"rope_parameters must be names with values; got {parameters!r}.")
-    merged = dict(parameters or {})
-    inner = merged.get("rope_theta")
-    theta = next((value for value in (inner, rope_theta) if value is not None), _DEFAULT_ROPE_THETA)
-    if isinstance(theta, bool) or not isinstance(theta, (int, float)):
-        raise ValueError(f"rope_theta must be a number above 1; got {theta!r}.")
-    if not (math.isfinite(theta) and theta > 1):
-        raise ValueError(f"rope_theta must be a finite number above 1; got {theta!r}.")
-    merged["rope_theta"] = float(theta)
-    merged["rope_type"] = merged.pop("type", None) or merged.get("rope_type") or "default"
-    if merged["rope_type"] not in _ROPE_TYPES:
-        raise unknown_choice("rope_parameters['rope_type']", merged["rope_type"], _ROPE_TYPES)
-    return merged

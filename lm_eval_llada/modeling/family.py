@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lm_eval_llada.diffusion.block_rules import BlockRules
+
 _HEAD = "model.transformer.ff_out.weight"
 # Native tensors whose presence answers what a config.json leaves open.
 TELLING_TENSORS = {
@@ -39,6 +41,7 @@ class Family:
             other without a mistake.
         shift: whether the token at p is read from the logits of row p - 1.
         attention: `bidirectional`, or `block` where blocks see earlier ones only.
+        blocks: how those are laid out; their length is a value of `LLaDAConfig`.
         mask_token: its name in the tokenizer, asked where config.json has no id.
         end_of_turn: tokens that end an answer beside the end of text.
         train_length: trained context in tokens, where `max_position_embeddings` is another number.
@@ -56,6 +59,7 @@ class Family:
     tensors: tuple[tuple[str, str], ...] = ()
     shift: bool = False
     attention: str = "bidirectional"
+    blocks: BlockRules = BlockRules(1)
     mask_token: str | None = None
     end_of_turn: tuple[str, ...] = ()
     train_length: int | None = None

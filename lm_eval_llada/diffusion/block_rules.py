@@ -1,0 +1,67 @@
+"""How a model that is causal between blocks lays them out, and where it reads a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lm_eval_llada.errors import require_whole, unknown_choice
+
+GRIDS = ("start", "prompt")
+PREFIXES = ("block", "causal")
+FIRST_TOKENS = ("own", "previous", "causal")
+
+
+@dataclass(frozen=True)
+class BlockRules:
+    """What a family of block-causal models has in common, and what tells them apart.
+
+    A token of a block sees all of its block, masks among them, and the finished tokens of earlier
+    blocks; what is behind the block it never sees.
+
+    Attributes:
+        block_length: tokens of a block.
+        grid: where blocks begin to be counted. `start`: at token 0, so that the end of a prompt
+            may share its block with the first generated tokens. `prompt`: at the prompt's end; of
+            those before it, the first may be short.
+        prefix: what a finished token sees. `block`: its block and those before it. `causal`: the
+            tokens before it and itself.
+        first_token: where the first token of a block is read. `own`: at its own row, as all
+            others are. `previous`: every token at the row before it, the first one at the last row
+            of the finished block before. `causal`: the first one as a causal model predicts it,
+            the others at their own rows.
+
+    Raises:
+        ValueError: if a value is none of these.
+    """
+
+    block_length: int
+    grid: str = "start"
+    prefix: str = "block"
+    first_token: str = "own"
+
+    def __post_init__(self) -> None:  # noqa: D105
+        require_whole("block_length", self.block_length, 1)
+        for name, known in (
+            ("grid", GRIDS),
+            ("prefix", PREFIXES),
+            ("first_token", FIRST_TOKENS),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise unknown_choice(name, value, known)
+
+    def offset(self, prompt_length: int) -> int:
+        """Tokens that the first block lacks at its start, in a text behind such a prompt."""
+        return 0 if self.grid == "start" else -prompt_length % self.block_length
+
+    def block_ids(self, length: int, prompt_length: int = 0) -> Tensor:
+        """The block of each of the first tokens of a text, int64 (length,), from 0."""
+        return (torch.arange(length) + self.offset(prompt_length)) // self.block_length
+
+    def clean_ids(self, length: int, prompt_length: int = 0) -> Tensor:
+        """Numbers by which finished tokens see each other: those of none greater, (length,)."""
+        if self.prefix == "causal":
+            return torch.arange(length)
+        return self.block_ids(length, prompt_length)
