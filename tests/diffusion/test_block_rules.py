@@ -39,5 +39,5 @@ def test_blocks_are_whole_but_for_the_first_and_the_last(size, prompt, more, gri
 def test_unknown_rules_are_refused():
     with pytest.raises(ValueError, match="grid must be one of start, prompt; got 'middle'"):
         BlockRules(4, grid="middle")
-    with pytest.raises(ValueError, match="block_length must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="block_length must be a whole number >= 1"):
         BlockRules(0)
