@@ -1,4 +1,4 @@
-"""What a tiny model predicts, and from what: masked tokens from all others, or from those before.
+"""What a tiny model predicts, and from what: from all other tokens, from those before, or by block.
 
 `tiny-llada` and `tiny-llama` differ in nothing else. They start from the same weights, see the
 same samples in the same order and are scored on the same tokens; the causal model sees the tokens
@@ -7,10 +7,12 @@ before them unmasked, and none behind.
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
+from lm_eval_llada.tiny.block_objective import block_inputs
 from lm_eval_llada.tiny.curriculum import Batch
 from lm_eval_llada.tiny.initialization import initialize
 
@@ -55,7 +57,7 @@ def block_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
     return [parameter for parameter in blocks.parameters() if parameter.dim() == 2]
 
 
-def predict(model: PreTrainedModel, batch: Batch) -> Tensor:
+def predict(model: PreTrainedModel, batch: Batch, rng: np.random.Generator) -> Tensor:
     """Logits of the masked positions, (num_masked, vocab).
 
     Args:
@@ -63,7 +65,10 @@ def predict(model: PreTrainedModel, batch: Batch) -> Tensor:
         batch: of samples. A causal model reads them with their masks taken off and is asked at the
             position before each masked one. Before the first position it reads the mask token,
             which then stands there, so that nothing of the answer leaks.
+        rng: draws where blocks begin, where the model has any.
     """
+    if isinstance(model, LLaDAForMaskedLM) and model.config.blocks is not None:
+        return model(**vars(block_inputs(batch, model.config.blocks.block_length, rng))).logits
     if not isinstance(model, LlamaForCausalLM):
         return model(batch.input_ids, rows=batch.rows).logits
     sequence, position = batch.rows.unbind(dim=1)

@@ -1,7 +1,8 @@
 """Trains a tiny LLaDA on CPU: `python -m lm_eval_llada.tiny.train --output my-tiny --seed 0`.
 
 With `--objective causal` it trains the LLaMA that differs from it in nothing but the direction of
-attention and the loss that goes with it.
+attention and the loss that goes with it; with `--objective block` a model that is causal between
+blocks. `--start-from tiny-llada` goes on from trained weights of the same sizes.
 
 A run goes through the curriculum, then trains for a fixed number of steps at a constant learning
 rate and lets it fall to zero. It saves its whole state every few minutes: the same command
@@ -26,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.errors import unknown_choice
-from lm_eval_llada.modeling import LLaDAConfig
+from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
 from lm_eval_llada.tiny.corpus import (
     BOS_ID,
     EOS_ID,
@@ -50,7 +52,7 @@ TRAIN_LENGTH = 512
 ROPE_THETA = 1e4
 """With 512 tokens and heads of 64 the critical dimension is 32, half of head_dim as in LLaDA."""
 
-OBJECTIVES = ("masked", "causal")
+OBJECTIVES = ("masked", "causal", "block")
 
 AVERAGING = 0.97
 """Decay per batch of the running accuracies and losses."""
@@ -62,7 +64,9 @@ class TrainingOptions:
 
     Attributes:
         recipe: one of `RECIPES`.
-        objective: `masked` as LLaDA is trained, or `causal` as LLaMA is.
+        objective: `masked` as LLaDA is trained, `causal` as LLaMA is, or `block`.
+        block_length: tokens of a block under `block`.
+        start_from: checkpoint whose weights it begins with; empty for fresh ones.
         seed: of weights, samples and masks.
         width: hidden size; heads have 64 dimensions.
         layers: number of blocks.
@@ -80,6 +84,8 @@ class TrainingOptions:
 
     recipe: str = "needles"
     objective: str = "masked"
+    block_length: int = 8
+    start_from: str = ""
     seed: int = 0
     width: int = 256
     layers: int = 4
@@ -121,6 +127,7 @@ class TrainingOptions:
             vocab_size=vocab_size,
             embedding_size=vocab_size,
             max_sequence_length=TRAIN_LENGTH,
+            block_length=self.block_length if self.objective == "block" else None,
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
             weight_tying=True,
             mask_token_id=MASK_ID,
@@ -140,10 +147,13 @@ class Trainer:
         self.recipe = RECIPES[options.recipe]
         self.tokenizer = self.recipe.train_tokenizer(corpus)
         self.maker = self.recipe.make_samples(
-            corpus, self.tokenizer, options.seed, is_causal=options.is_causal
+            corpus, self.tokenizer, options.seed, is_causal=options.objective != "masked"
         )
         config = options.model_config(self.tokenizer.get_vocab_size())
         self.model = build_model(config, options.seed, is_causal=options.is_causal)
+        if options.start_from:
+            start = LLaDAForMaskedLM.from_pretrained(resolve_checkpoint(options.start_from))
+            self.model.load_state_dict(start.state_dict())
         self.optimizers = self._make_optimizers()
         self.step = 0
         self.stage = 0
@@ -201,7 +211,7 @@ class Trainer:
         size = options.tail_tokens_per_batch if self.in_tail else options.tokens_per_batch
         batch = self.recipe.draw_batch(self.maker, self.current_stage(), size)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = predict(self.model, batch)
+            logits = predict(self.model, batch, self.maker.array_rng)
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
         (losses * batch.weights).sum().div(batch.input_ids.shape[0]).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -287,8 +297,8 @@ class Trainer:
             ValueError: if the saved run had other options or another corpus.
         """
         ours = {"options": asdict(self.options), "corpus_sha256": self.corpus.sha256}
-        # Runs that were saved before there were two recipes do not name theirs.
-        theirs = {**state, "options": {"recipe": "needles", **state["options"]}}
+        # Runs that were saved before an option was there had what is now its default.
+        theirs = {**state, "options": {**asdict(TrainingOptions()), **state["options"]}}
         progress = state["progress"]
         spent = progress["step"] - progress["stage_start"]
         in_tail = progress["stage"] == len(self.recipe.stages)
