@@ -133,9 +133,9 @@ def score(answer: Answerer, samples: Sequence[dict[str, Any]], gen_length: int) 
 
 
 def make_answerer(
-    model: LLaDAForMaskedLM | LlamaForCausalLM, tokenizer: Any, length: int
+    model: LLaDAForMaskedLM | LlamaForCausalLM, tokenizer: Any, length: int, **options: Any
 ) -> Answerer:
-    """Greedy decoding, one token a step for a diffusion model, in batches."""
+    """Greedy decoding, one token a step for a diffusion model unless `options` decode otherwise."""
     size = max(1, TOKENS_PER_BATCH // length)
 
     def answer(prompts: Sequence[str], gen_length: int) -> list[str]:
@@ -148,7 +148,7 @@ def make_answerer(
             if isinstance(model, LlamaForCausalLM):
                 found = _generate_causal(model, batch, gen_length)
             else:
-                found = _generate_masked(model, batch, gen_length)
+                found = _generate_masked(model, batch, gen_length, options)
             outputs += [tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
         return outputs
 
@@ -156,9 +156,10 @@ def make_answerer(
 
 
 def _generate_masked(
-    model: LLaDAForMaskedLM, prompts: list[torch.Tensor], gen_length: int
+    model: LLaDAForMaskedLM, prompts: list[torch.Tensor], gen_length: int, options: dict[str, Any]
 ) -> list[list[int]]:
-    outputs = generate(as_denoiser(model), prompts, SamplingOptions(gen_length=gen_length))
+    settings = SamplingOptions(gen_length=gen_length, **options)
+    outputs = generate(as_denoiser(model), prompts, settings)
     return [[int(token) for token in output] for output in outputs]
 
 

@@ -1,0 +1,177 @@
+"""What approximations of decoding cost in score, by kind of task and context length.
+
+    python -m benchmarks.price --pretrained tiny-llada --kinds niah needles --samples 100
+
+The kinds are those of RULER in miniature (`lm_eval_llada.tiny.ruler_evaluation`), with the words of
+evaluation. A cell is a mode, a kind and a length; beyond the trained context the model runs under
+NTK for that length. Every mode answers the same samples in the same batches, so that scores differ
+by the mode alone: a difference comes with the standard error of the paired differences, and the
+verdict is
+
+* `equal` only if every text is that of exact decoding;
+* `worse by x ± y`, or `better`, if the difference is at least two standard errors;
+* `not told apart` else, which is no proof of anything.
+
+Time is CPU seconds of decoding, as a ratio to exact in the same run. Cells are appended to the
+output as they end and are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from benchmarks.json_lines import append_record, read_records
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
+from lm_eval_llada.modeling import LLaDAForMaskedLM, load_config, load_model
+from lm_eval_llada.rope import RopeChoice
+from lm_eval_llada.tasks.ruler.scores import string_match_all
+from lm_eval_llada.tiny.ruler_evaluation import CELLS, build_samples, make_answerer
+
+EXACT = "exact"
+MODES: Mapping[str, Mapping[str, Any]] = {
+    EXACT: {},
+    "prefix": {"cache": "prefix"},
+    "dual": {"cache": "dual"},
+    "dual, blocks of 8": {"cache": "dual", "block_length": 8},
+    "dual, refreshed every 4": {"cache": "dual", "refresh_every": 4},
+    "threshold=0.9": {"threshold": 0.9},
+    "factor=1": {"factor": 1.0},
+}
+TOLD_APART = 2.0
+"""Standard errors from which on a difference counts."""
+
+
+def verdict(exact: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What two records of the same samples allow to say.
+
+    Args:
+        exact: with `texts` and `scores`, one for each sample.
+        other: the same of another mode.
+    """
+    if exact["texts"] == other["texts"]:
+        return "equal"
+    difference, error = paired(exact["scores"], other["scores"])
+    if abs(difference) < TOLD_APART * error or difference == 0:
+        return "not told apart"
+    word = "better" if difference > 0 else "worse"
+    return f"{word} by {abs(difference):.1f} ± {error:.1f}"
+
+
+def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """Mean difference of scores of the same samples, and its standard error."""
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    if len(differences) < 2:
+        return fmean(differences), math.inf
+    return fmean(differences), stdev(differences) / math.sqrt(len(differences))
+
+
+def run_cells(
+    model: LLaDAForMaskedLM, tokenizer: Any, kind: str, length: int, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The records of a kind at a length, one for each mode."""
+    samples = build_samples(tokenizer, kind, length, arguments.samples)
+    gen_length = CELLS[kind].gen_length
+    records = []
+    for mode in arguments.modes:
+        answer = make_answerer(model, tokenizer, length, **MODES[mode])
+        start = time.process_time()
+        texts = answer([sample["prompt"] for sample in samples], gen_length)
+        seconds = time.process_time() - start
+        pairs = zip(texts, samples, strict=True)
+        scores = [string_match_all(text, sample["references"]) for text, sample in pairs]
+        identity = {"pretrained": arguments.pretrained, "kind": kind, "length": length}
+        records.append(
+            {**identity, "mode": mode, "scores": scores, "texts": texts, "cpu": round(seconds, 2)}
+        )
+    return records
+
+
+def extended(folder: str, length: int, dtype: str) -> LLaDAForMaskedLM:
+    """The model for a length: as it is inside its trained context, beyond it under NTK."""
+    trained = load_config(folder).train_length
+    choice = RopeChoice()
+    if length > trained:
+        choice = RopeChoice(method="ntk", target_length=length)
+    return load_model(folder, rope=choice, dtype=dtype)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Runs the kinds and lengths that are not there yet."""
+    torch.set_num_threads(arguments.threads)
+    folder = resolve_checkpoint(arguments.pretrained)
+    tokenizer = load_tokenizer(folder)
+    there = {_cell(record) for record in read_records(arguments.output)}
+    for length in arguments.lengths:
+        model = None
+        for kind in arguments.kinds:
+            wanted = {(arguments.pretrained, kind, length, mode) for mode in arguments.modes}
+            if wanted <= there:
+                continue
+            model = model or extended(folder, length, arguments.dtype)
+            with torch.inference_mode():
+                for record in run_cells(model, tokenizer, kind, length, arguments):
+                    append_record(arguments.output, record)
+            print(f"{kind} at {length:,} tokens", flush=True)
+
+
+def _cell(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("pretrained", "kind", "length", "mode"))
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row a cell, exact first."""
+    newest = {_cell(record): record for record in records}
+    lines = [
+        "| model | kind | tokens | mode | samples | score | texts as exact | time | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (pretrained, kind, length, mode), record in newest.items():
+        exact = newest.get((pretrained, kind, length, EXACT))
+        cells = [pretrained, kind, f"{length:,}", mode, str(len(record["scores"]))]
+        cells.append(_score(record["scores"]))
+        if exact is None:
+            cells += ["", "", "no exact run of it"]
+        elif mode == EXACT:
+            cells += ["", "1", ""]
+        else:
+            pairs = list(zip(exact["texts"], record["texts"], strict=True))
+            cells.append(f"{100 * fmean(a == b for a, b in pairs):.0f} %")
+            cells += [f"{record['cpu'] / exact['cpu']:.2f}", verdict(exact, record)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _score(scores: Sequence[float]) -> str:
+    error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
+    return f"{fmean(scores):.1f} ± {error:.1f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pretrained", default="tiny-llada")
+    parser.add_argument("--kinds", nargs="+", default=list(CELLS), choices=list(CELLS))
+    parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048])
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--samples", type=int, default=30)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/price.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        measure(arguments)
+    print(table(read_records(arguments.output)))
+
+
+if __name__ == "__main__":
+    main()
