@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,8 +84,15 @@ class BlockReader:
         found = [self._pass(some) for some in _passes(parts)]
         return torch.cat(found) if len(found) != 1 else found[0]
 
-    def keep(self, clean: Sequence[Clean]) -> tuple[list[tuple[range, ...]], list[Tensor]]:
+    def keep(
+        self, clean: Sequence[Clean], shorten: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    ) -> tuple[list[tuple[range, ...]], list[Tensor]]:
         """Reads finished tokens in chunks of whole blocks, and keeps them.
+
+        Args:
+            clean: those of one text follow each other.
+            shorten: from the number of one of `clean`, some of its rows and their logits to what
+                is returned of them, so that logits of a whole text are never held.
 
         Returns:
             For each of them the slots that they are kept in, and the logits of its rows.
@@ -117,7 +124,8 @@ class BlockReader:
                     ends[part.text] += len(part.ids)
                     slots[i] = _joined(slots[i], range(start, ends[part.text]))
                     if len(rows):
-                        logits[i].append(rows)
+                        at = part.rows + part.start - clean[i].start
+                        logits[i].append(rows if shorten is None else shorten(i, at, rows))
         empty = torch.empty(0)
         return slots, [torch.cat(some) if some else empty for some in logits]
 

@@ -61,7 +61,9 @@ def check_blocks(options: SamplingOptions, rules: BlockRules | None) -> None:
             f"alg={options.alg} is Dream's decoding of whole texts; this model decodes block by "
             "block, so use alg=none."
         )
-    if options.generation == "ar" and (options.is_parallel or options.remasking != "low_confidence"):
+    if options.generation == "ar" and (
+        options.is_parallel or options.remasking != "low_confidence"
+    ):
         raise ValueError(
             "generation=ar takes the tokens one after the other; drop threshold, factor and "
             "remasking, or use generation=diffusion."

@@ -52,7 +52,7 @@ class BlockCache:
                 f"rope type {inner.rotary.rope_type!r} rotates by the length of a sequence, which "
                 f"grows block by block here; use rope_method=ntk."
             )
-        self._model = model
+        self._model = inner
         self._kept = [0] * num_texts
         self._num_texts, self._room = num_texts, num_tokens
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -200,18 +200,19 @@ class _Prepared(PreparedAttention):
             own = slice(group.first, end)
             chosen = ((position >= group.first) & (position < end)).nonzero()[:, 0]
             place = position[chosen] - group.first
-            if group.num_texts == 1:
-                queries, there = query[chosen][None], (slice(None),)
+            if not len(chosen):
+                layer: Any = module
+                self._cache.write(layer.layer_idx, key[own], value[own], group)
+            elif group.num_texts == 1:
+                queries = query[chosen][None]
+                output[chosen] = self._call(module, queries, key[own], value[own], group, place)
             else:
                 # Texts may ask for unequally many rows; a few that nobody asked for cost little.
                 shape = (group.num_texts * group.num_tokens, *query.shape[1:])
-                queries = query.new_zeros(shape).index_put((place,), query[chosen])
-                queries, there = queries.unflatten(0, (group.num_texts, -1)), (place,)
-            if not len(chosen):
-                self._cache.write(module.layer_idx, key[own], value[own], group)
-                continue
-            found = self._call(module, queries, key[own], value[own], group, place)
-            output[chosen] = found[there]
+                every = query.new_zeros(shape).index_put((place,), query[chosen])
+                queries = every.unflatten(0, (group.num_texts, -1))
+                found = self._call(module, queries, key[own], value[own], group, None)
+                output[chosen] = found[place]
         return output.flatten(1)
 
     def _call(

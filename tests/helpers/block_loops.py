@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.modeling import LLaDAForMaskedLM
 
 
+@lru_cache(maxsize=4096)
 def seen(rules: BlockRules, length: int, prompt_length: int, noisy_from: int | None) -> Tensor:
     """Which tokens see which, bool (1, 1, length, length), by a loop over pairs.
 
@@ -89,7 +92,7 @@ def plain_block_generate(
         step = 0
         while left := [p for p in inside if x[p] == mask_token_id]:
             if rules.reveal == "sub_blocks":
-                sub = rules.sub_block_length
+                sub = rules.sub_block_length or 1
                 left = [p for p in left if (p - start) // sub == (left[0] - start) // sub]
             rows = whole_logits(model, rules, x[:end], first, start)
             read = [max(p - 1, start) if rules.first_token == "previous" else p for p in left]
@@ -118,3 +121,61 @@ def choose(
         tokens = (rows.double() - temperature * (-u.log()).log()).argmax(-1)
     sure = rows.softmax(-1).gather(1, tokens[:, None])[:, 0]
     return tokens.tolist(), sure.tolist()
+
+
+def plain_block_log_likelihood(
+    model: LLaDAForMaskedLM,
+    rules: BlockRules,
+    prefix: Tensor,
+    target: Tensor,
+    mask_token_id: int,
+    masks: Callable[[int, int], Sequence[tuple[Tensor, float]]],
+) -> tuple[float, list[float], bool]:
+    """log p(target | prefix): its value, the part of each block, and whether decoding gives it.
+
+    ``masks`` says for the number of a block and of its tokens which to hide, and with what weight.
+    """
+    x, first = torch.cat([prefix, target]), len(prefix)
+    parts, matches, number = [], True, 0
+    position = first
+    while position < len(x):
+        start = block_start(rules, position, first)
+        end = min(start + rules.block_length, len(x))
+        here = list(range(position, end))
+        whole = torch.cat([x[:end], torch.full((start + rules.block_length - end,), mask_token_id)])
+        part = 0.0
+        if rules.first_token != "own" and 0 < start == position:
+            row = whole_logits(model, rules, x[:start], first, None)[-1:]
+            part += float(row.log_softmax(-1)[0, x[start]])
+            matches &= choose(row, mask_token_id, 0.0, torch.Generator())[0][0] == x[start]
+            here = here[1:]
+
+        def read(hidden: list[int], whole: Tensor = whole, start: int = start) -> Tensor:
+            noisy = whole.clone()
+            noisy[hidden] = mask_token_id
+            rows = whole_logits(model, rules, noisy, first, start)
+            shifted = rules.first_token == "previous"
+            return rows[[max(p - 1, start) if shifted else p for p in hidden]]
+
+        for mask, weight in masks(number, len(here)) if here else ():
+            hidden = [p for p, is_hidden in zip(here, mask.tolist(), strict=True) if is_hidden]
+            log_probs = read(hidden).log_softmax(-1).gather(1, x[hidden][:, None])
+            part += weight * float(log_probs.sum())
+        left = list(here)
+        while left:
+            tokens, sure = choose(read(left), mask_token_id, 0.0, torch.Generator())
+            best = max(range(len(left)), key=lambda k: sure[k])
+            matches &= tokens[best] == int(x[left.pop(best)])
+        parts.append(part)
+        position, number = end, number + 1
+    return sum(parts), parts, matches
+
+
+def every_mask(number: int, length: int) -> list[tuple[Tensor, float]]:
+    """Each mask of a block with its chance times its weight in LLaDA's Eq. 14."""
+    found = []
+    for bits in itertools.product([False, True], repeat=length):
+        count = sum(bits)
+        if count:
+            found.append((torch.tensor(bits), 1 / (count * math.comb(length, count))))
+    return found
