@@ -250,13 +250,15 @@ def checked_mask_token(tokenizer: PreTrainedTokenizerBase, config: LLaDAConfig, 
     """
     special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     mask_token_id = config.mask_token_id
-    if mask_token_id is None and (named := config.row.mask_token) is not None:
+    if mask_token_id is None and (named := config.row.mask_tokens):
         # Only a whole token of that name, not the pieces that spell it.
-        mask_token_id = tokenizer.get_added_vocab().get(named, tokenizer.mask_token_id)
+        added = tokenizer.get_added_vocab()
+        mask_token_id = next((added[n] for n in named if n in added), tokenizer.mask_token_id)
         if mask_token_id is None:
+            known = " or ".join(map(repr, named))
             raise ValueError(
                 f"Neither the config of the model nor the tokenizer {name!r} names a mask token, "
-                f"which {config.row.name} calls {named!r}; add mask_token_id to config.json."
+                f"which {config.row.name} calls {known}; add mask_token_id to config.json."
             )
     if mask_token_id is None:
         raise ValueError("The config of the model has no mask_token_id; add it to config.json.")

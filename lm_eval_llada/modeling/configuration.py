@@ -11,45 +11,35 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from lm_eval_llada.diffusion.block_rules import BlockRules
-from lm_eval_llada.errors import require_whole
+from lm_eval_llada.modeling.config_checks import check_config
 from lm_eval_llada.modeling.families import DEFAULT_FAMILY, family_named, find_family
 from lm_eval_llada.modeling.family import Family
 from lm_eval_llada.modeling.remote_code import kept_auto_map
-from lm_eval_llada.modeling.rope_fields import merged_rope
+from lm_eval_llada.modeling.rope_fields import OUTER_KEYS, merged_rope, with_family_keys
 from lm_eval_llada.rope import (
     ResolvedRope,
     RopeChoice,
     resolve,
 )
-from lm_eval_llada.rope.existing import KNOWN_KEYS, check_rope_fields
+from lm_eval_llada.rope.existing import check_rope_fields, rotary_dim
 
-# The official code has more switches than any released LLaDA checkpoint uses. A checkpoint that
-# sets one of them otherwise would compute something else here, so it is refused.
-_FIXED: dict[str, Any] = {
-    "block_type": "llama",
-    "block_group_size": 1,
-    "layer_norm_type": "rms",
-    "layer_norm_with_affine": True,
-    "attention_layer_norm": False,
-    "activation_type": "silu",
-    "rope": True,
-    "alibi": False,
-    "scale_logits": False,
-    "input_emb_norm": False,
-    "attention_dropout": 0.0,
-    "residual_dropout": 0.0,
-    "embedding_dropout": 0.0,
-}
-_SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size",
-          "embedding_size", "max_sequence_length")  # fmt: skip
 # No key of the official config.json, so they are written only where they say something.
 _BEYOND_OFFICIAL: dict[str, Any] = {
     "attention_out_bias": False,
     "mlp_bias": False,
     "qk_norm": False,
+    "fused_qkv": False,
     "block_length": None,
     "num_experts": 0,
     "num_experts_per_tok": 0,
+    "router": "softmax",
+    "norm_expert_weights": False,
+    "expert_scale": 1.0,
+    "num_expert_groups": 1,
+    "num_groups_per_tok": 1,
+    "num_shared_experts": 0,
+    "num_dense_layers": 0,
+    "dense_mlp_hidden_size": None,
 }
 
 
@@ -82,10 +72,21 @@ class LLaDAConfig(PreTrainedConfig):
             every token sees all others.
         num_experts: gated MLPs that a router chooses from; 0 means one MLP and no router.
         num_experts_per_tok: how many of them it chooses for each token.
+        router: what an expert's score is, see `experts.Router`: `softmax` over all of them, or
+            `sigmoid` of its own, chosen by score plus bias.
+        norm_expert_weights: whether the weights of the chosen experts are made to sum to one.
+        expert_scale: factor on these weights.
+        num_expert_groups: groups of experts with neighbouring numbers; a divisor of `num_experts`.
+        num_groups_per_tok: how many of them a token may choose from.
+        num_shared_experts: of how many experts' width the MLP is that every token goes through.
+        num_dense_layers: first blocks with one MLP in place of experts.
+        dense_mlp_hidden_size: width of theirs; None means `mlp_hidden_size`.
         max_sequence_length: longest sequence the model is meant for, in tokens.
         train_length: trained context in tokens; None means the length that `rope_parameters` says
             was stretched (`original_max_position_embeddings`), else `max_sequence_length`.
-        rope_parameters: transformers' description of the rotation; `rope_theta` in it is λ·b.
+        rope_parameters: transformers' description of the rotation; `rope_theta` in it is λ·b. Of
+            families that have them also `partial_rotary_factor`, the share of a head that is
+            rotated, and `llama_4_scaling_beta`, by which queries grow with their position.
         rope_scale: the λ that `rope_theta` already contains; not 1 marks an extended checkpoint.
         rms_norm_eps: added to the mean square in RMSNorm.
         weight_tying: the LM head is the embedding; such a checkpoint has no `ff_out` of its own.
@@ -93,6 +94,7 @@ class LLaDAConfig(PreTrainedConfig):
         include_qkv_bias: biases on the query, key and value projections.
         attention_out_bias: a bias on the output projection of attention.
         mlp_bias: biases in the gated MLP.
+        fused_qkv: queries, keys and values come from one projection, in this order.
         qk_norm: an RMSNorm on each head of queries and keys before they are rotated.
         bias_for_layer_norm: biases in RMSNorm; None means `include_bias`.
         init_std: standard deviation of fresh weights.
@@ -112,6 +114,11 @@ class LLaDAConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "llada"
     keys_to_ignore_at_inference: ClassVar[list[str]] = []
+    # `check_config` knows which families have them.
+    ignore_keys_at_rope_validation: ClassVar[set[str]] = {  # type: ignore[misc]
+        "llama_4_scaling_beta",
+        "max_position_embeddings",
+    }
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
         "num_hidden_layers": "n_layers",
@@ -138,6 +145,14 @@ class LLaDAConfig(PreTrainedConfig):
     block_length: int | None = None
     num_experts: int = 0
     num_experts_per_tok: int = 0
+    router: str = "softmax"
+    norm_expert_weights: bool = False
+    expert_scale: float = 1.0
+    num_expert_groups: int = 1
+    num_groups_per_tok: int = 1
+    num_shared_experts: int = 0
+    num_dense_layers: int = 0
+    dense_mlp_hidden_size: int | None = None
     max_sequence_length: int = 4096
     train_length: int = None  # type: ignore[assignment]
     rope_parameters: dict[str, Any] = None  # type: ignore[assignment]
@@ -148,6 +163,7 @@ class LLaDAConfig(PreTrainedConfig):
     include_qkv_bias: bool = False
     attention_out_bias: bool = False
     mlp_bias: bool = False
+    fused_qkv: bool = False
     qk_norm: bool = False
     bias_for_layer_norm: bool | None = None
     init_std: float = 0.02
@@ -159,8 +175,8 @@ class LLaDAConfig(PreTrainedConfig):
     rope_full_precision: bool = True
     family: str = DEFAULT_FAMILY
     origin: dict[str, Any] = None  # type: ignore[assignment]
-    # The values of `_FIXED`. They are written out because the official code's own defaults for
-    # missing keys describe another architecture.
+    # The values of `config_checks.FIXED`. They are written out because the official code's own
+    # defaults for missing keys describe another architecture.
     block_type: str = "llama"
     block_group_size: int = 1
     layer_norm_type: str = "rms"
@@ -178,15 +194,13 @@ class LLaDAConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Merges the places RoPE settings come from, fills in defaults, and checks every value."""
         found = {"rope_parameters": self.rope_parameters}
-        found |= {name: kwargs.pop(name, None) for name in ("rope_theta", "rope_scaling")}
+        found |= {name: kwargs.pop(name, None) for name in OUTER_KEYS}
         check_rope_fields(found)
-        self.rope_parameters = merged_rope(
-            found["rope_theta"], self.rope_parameters or found["rope_scaling"]
-        )
+        self.rope_parameters = merged_rope(found)
         self.origin = self.origin or {}
         super().__post_init__(**kwargs)
         self._fill_defaults()
-        self._check_values()
+        check_config(self)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> LLaDAConfig:
@@ -263,79 +277,11 @@ class LLaDAConfig(PreTrainedConfig):
             self.n_kv_heads = 1 if self.multi_query_attention else self.n_heads
         if self.mlp_hidden_size is None:
             self.mlp_hidden_size = self.mlp_ratio * self.d_model
+        if self.num_dense_layers and self.dense_mlp_hidden_size is None:
+            self.dense_mlp_hidden_size = self.mlp_hidden_size
         if self.train_length is None:
             original = self.rope_parameters.get("original_max_position_embeddings")
             self.train_length = original or self.max_sequence_length
-
-    def _check_values(self) -> None:
-        for name, supported in _FIXED.items():
-            if getattr(self, name) != supported:
-                raise ValueError(
-                    f"{self.row.own_key(name)}={getattr(self, name)!r} is not supported by the "
-                    f"native LLaDA model; only {supported!r} is."
-                )
-        whole = {"partial_rotary_factor": 1}
-        foreign = [
-            str(key)
-            for key, value in self.rope_parameters.items()
-            if key not in KNOWN_KEYS and whole.get(key) != value
-        ]
-        if foreign:
-            raise ValueError(
-                f"rope_parameters holds {', '.join(sorted(foreign))}, which the native LLaDA model "
-                f"does not compute: it rotates whole heads, all in the same way."
-            )
-        for name in (*_SIZES, "train_length"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
-        if self.embedding_size < self.vocab_size:
-            raise ValueError(
-                f"embedding_size={self.embedding_size} is smaller than "
-                f"vocab_size={self.vocab_size}: some tokens would have no embedding."
-            )
-        self._check_heads()
-        if self.block_length is not None:
-            require_whole("block_length", self.block_length, 1)
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}."
-            )
-        if not 0 <= self.num_experts_per_tok <= self.num_experts or (
-            self.num_experts and not self.num_experts_per_tok
-        ):
-            raise ValueError(
-                f"num_experts_per_tok={self.num_experts_per_tok} is no choice among "
-                f"num_experts={self.num_experts}."
-            )
-        if self.mask_token_id is not None and not 0 <= self.mask_token_id < self.vocab_size:
-            raise ValueError(
-                f"mask_token_id={self.mask_token_id} is outside the {self.vocab_size} tokens of "
-                f"vocab_size."
-            )
-        if not 0 <= self.rms_norm_eps <= 1:
-            raise ValueError(f"rms_norm_eps must be from 0 to 1; got {self.rms_norm_eps!r}.")
-
-    def _check_heads(self) -> None:
-        """Settles the size of a head, which must hold pairs of dimensions to rotate."""
-        is_separate = self.head_dim is not None and "head_dim" in self.row.fields
-        if not is_separate and (self.d_model % self.n_heads or self.d_model // self.n_heads % 2):
-            raise ValueError(
-                f"d_model={self.d_model} must be an even multiple of n_heads={self.n_heads}: "
-                f"RoPE rotates pairs of dimensions of a head."
-            )
-        usual = self.d_model // self.n_heads
-        if self.head_dim is None:
-            self.head_dim = usual
-        if not is_separate and self.head_dim != usual:
-            raise ValueError(
-                f"head_dim={self.head_dim} is not d_model / n_heads = {usual}; "
-                f"{self.family} has no other head size."
-            )
-        if isinstance(self.head_dim, bool) or not isinstance(self.head_dim, int):
-            raise ValueError(f"head_dim must be a whole number; got {self.head_dim!r}.")
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise ValueError(f"head_dim must be even and at least 2; got {self.head_dim}.")
 
 
 @cache
@@ -364,7 +310,7 @@ def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, Re
     resolved = resolve(
         choice,
         rope_theta=config.rope_theta,
-        head_dim=config.head_dim,
+        head_dim=rotary_dim(config.head_dim, config.rope_parameters),
         train_length=config.train_length,
     )
     config.train_length = resolved.train_length
@@ -377,7 +323,7 @@ def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, Re
             f"rope_type={rope_type!r}), so rope_method={resolved.method!r} would scale it twice; "
             f"drop the rope arguments, or set force_rope=true."
         )
-    config.rope_parameters = resolved.rope_parameters
+    config.rope_parameters = with_family_keys(config.rope_parameters, resolved.rope_parameters)
     config.rope_scale *= resolved.rope_scale
     config.max_sequence_length = (
         # Dynamic scaling starts from this length, so it must be the trained one.

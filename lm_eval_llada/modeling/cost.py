@@ -77,15 +77,15 @@ def pass_work(
     keys = num_tokens if num_keys is None else num_keys
     width, q_width, kv_width = config.d_model, _q_width(config), _kv_width(config)
     keys_values = 2 * 2 * width * kv_width
-    # Queries and the output of attention, then the three matrices of each gated MLP, and a router.
-    num_mlps = config.num_experts_per_tok or 1
-    mlps = 3 * width * config.mlp_hidden_size * num_mlps + width * config.num_experts
-    others = 2 * (2 * width * q_width + mlps)
+    # Queries and the output of attention, then the MLP.
+    projections = 2 * 2 * width * q_width
+    mlps = [2 * n for n in _mlp_weights(config, config.num_experts_per_tok)]
     num_inner = config.n_layers - 1
     linear = (
         config.n_layers * num_tokens * keys_values
-        + (num_inner * num_tokens + num_rows) * others
-        + num_rows * 2 * width * config.embedding_size
+        + (num_inner * num_tokens + num_rows) * projections
+        + num_tokens * sum(mlps[:-1])
+        + num_rows * (mlps[-1] + 2 * width * config.embedding_size)
     )
     attention = 4 * (num_inner * num_tokens + num_rows) * keys * q_width
     return Work(1, linear, attention)
@@ -155,14 +155,18 @@ def likelihood_work(
     return one_pass * num_passes * _copies(options.cfg_scale)
 
 
-def num_parameters(config: LLaDAConfig) -> int:
-    """Numbers in the weights of a model, biases and tied embeddings as the config has them."""
+def num_parameters(config: LLaDAConfig, *, active: bool = False) -> int:
+    """Numbers in the weights of a model, biases and tied embeddings as the config has them.
+
+    Args:
+        config: Of the model.
+        active: Of the experts, count those alone that a token goes through.
+    """
     width, mlp = config.d_model, config.mlp_hidden_size
     q_width, kv_width = _q_width(config), _kv_width(config)
     norm = width * (1 + config.norm_bias)
-    num_mlps = config.num_experts or 1
-    layer = 2 * width * q_width + 2 * width * kv_width + 3 * width * mlp * num_mlps + 2 * norm
-    layer += width * config.num_experts + 2 * config.head_dim * config.qk_norm
+    layer = 2 * width * q_width + 2 * width * kv_width + 2 * norm
+    layer += 2 * config.head_dim * config.qk_norm
     if config.include_bias or config.include_qkv_bias:
         layer += q_width + 2 * kv_width
     if config.include_bias or config.attention_out_bias:
@@ -171,9 +175,11 @@ def num_parameters(config: LLaDAConfig) -> int:
         layer += width + 2 * mlp
     embeddings = 1 if config.weight_tying else 2
     head_bias = config.embedding_size * (config.include_bias and not config.weight_tying)
-    return (
-        config.n_layers * layer + norm + embeddings * config.embedding_size * width + int(head_bias)
-    )
+    mlps = sum(_mlp_weights(config, config.num_experts_per_tok if active else config.num_experts))
+    if config.router == "sigmoid":
+        mlps += config.num_experts * (config.n_layers - config.num_dense_layers)
+    total = config.n_layers * layer + mlps + norm + int(head_bias)
+    return total + embeddings * config.embedding_size * width
 
 
 def key_value_bytes(config: LLaDAConfig, itemsize: int) -> int:
@@ -226,9 +232,12 @@ def activation_bytes(
     # The router's logits, their softmax, and tokens of an expert with what it makes of them.
     if config.num_experts:
         copies += config.num_experts * (itemsize + _FLOAT32) + 3 * itemsize * width
+    if config.router == "sigmoid":
+        # Scores with their bias and by groups, and a float32 copy of the states and of their sum.
+        copies += _FLOAT32 * (2 * config.num_experts + 2 * width)
     angles = _FLOAT32 * config.head_dim
     # A single row goes through even where it is larger than a chunk.
-    row = config.mlp_hidden_size * itemsize
+    row = _widest_mlp(config) * itemsize
     mlp = _MLP_TENSORS * min(num_tokens * row, max(MLP_CHUNK_BYTES, row))
     logits = num_rows * config.embedding_size * (itemsize + _FLOAT32_LOGITS * _FLOAT32)
     # Scores, their softmax in float32, and that in the model's type.
@@ -292,6 +301,24 @@ def _copies(cfg_scale: float) -> int:
 def _draws_repeat(target_length: int, mc_num: int) -> bool:
     """Whether there are no more different masks than draws, so that all of them bound the cost."""
     return target_length <= MAX_ENUMERATED_LENGTH and 2**target_length - 1 <= mc_num
+
+
+def _mlp_weights(config: LLaDAConfig, num_experts: int) -> list[int]:
+    """Weights of each layer's MLP, its router and so many of its experts, without biases."""
+    matrices = 3 * config.d_model
+    if not config.num_experts:
+        return [matrices * config.mlp_hidden_size] * config.n_layers
+    mixture = matrices * config.mlp_hidden_size * (num_experts + config.num_shared_experts)
+    mixture += config.d_model * config.num_experts
+    dense = matrices * (config.dense_mlp_hidden_size or config.mlp_hidden_size)
+    num_dense = min(config.num_dense_layers, config.n_layers)
+    return [dense] * num_dense + [mixture] * (config.n_layers - num_dense)
+
+
+def _widest_mlp(config: LLaDAConfig) -> int:
+    shared = config.mlp_hidden_size * max(config.num_shared_experts, 1)
+    dense = config.dense_mlp_hidden_size if config.num_dense_layers else None
+    return max(shared, dense or 0)
 
 
 def _q_width(config: LLaDAConfig) -> int:

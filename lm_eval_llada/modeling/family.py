@@ -11,16 +11,18 @@ from lm_eval_llada.diffusion.block_rules import BlockRules
 _HEAD = "model.transformer.ff_out.weight"
 # Native tensors whose presence answers what a config.json leaves open.
 TELLING_TENSORS = {
-    "qk_norm": ".q_norm.weight",
-    "include_qkv_bias": ".q_proj.bias",
-    "attention_out_bias": ".attn_out.bias",
-    "mlp_bias": ".ff_proj.bias",
+    "qk_norm": (".q_norm.weight",),
+    "include_qkv_bias": (".q_proj.bias", ".qkv_proj.bias"),
+    "attention_out_bias": (".attn_out.bias",),
+    "mlp_bias": (".ff_proj.bias",),
 }
 _SIZES = (
     "vocab_size", "d_model", "n_layers", "n_heads", "mlp_hidden_size", "max_sequence_length",
 )  # fmt: skip
 # What saving writes for a family beside its own keys: ours, which other code passes over.
-_OUR_KEYS = ("train_length", "rope_scale")
+_OUR_KEYS = ("train_length", "rope_scale", "block_length")
+# Parts of `rope_parameters` that code of transformers 4 reads beside the base and the scaling.
+_PARTIAL = "partial_rotary_factor"
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class Family:
         tensors: parts of tensor names, native and its own, in an order in which each replaces the
             other without a mistake.
         shift: whether the token at p is read from the logits of row p - 1.
-        attention: `bidirectional`, or `block` where blocks see earlier ones only.
-        blocks: how those are laid out; their length is a value of `LLaDAConfig`.
-        mask_token: its name in the tokenizer, asked where config.json has no id.
+        rope_keys: parts of `rope_parameters` that its code reads beside base and scaling.
+        is_block_causal: whether its checkpoints attend causally between blocks although their
+            config.json may not say so; otherwise they do if it has a `block_length`.
+        blocks: how those are laid out. Their length is one of `LLaDAConfig`; the one here is what
+            its release publishes.
+        mask_tokens: its names in the tokenizer, asked in this order where config.json has no id.
         end_of_turn: tokens that end an answer beside the end of text.
-        train_length: trained context in tokens, where `max_position_embeddings` is another number.
+        train_length: trained context in tokens, or the key of config.json that has it, where
+            `max_position_embeddings` and a stretched rotation say another number.
         decoding: settings of the release, in the names of model_args.
         unsupported: why a known family is refused; empty where it runs.
     """
@@ -58,11 +64,12 @@ class Family:
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     tensors: tuple[tuple[str, str], ...] = ()
     shift: bool = False
-    attention: str = "bidirectional"
+    rope_keys: tuple[str, ...] = ()
+    is_block_causal: bool = False
     blocks: BlockRules = BlockRules(1)
-    mask_token: str | None = None
+    mask_tokens: tuple[str, ...] = ()
     end_of_turn: tuple[str, ...] = ()
-    train_length: int | None = None
+    train_length: int | str | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
     unsupported: str = ""
 
@@ -111,26 +118,33 @@ class Family:
         self._check(values)
         if not self.fields:
             return {**values, "family": self.name}
+        defaults = dict(self.defaults)
+        if self.is_block_causal:
+            defaults["block_length"] = self.blocks.block_length
         origin = {k: values[k] for k in ("model_type", "architectures", *self.only) if k in values}
         given = {k: v for k, v in values.items() if k not in origin}
         if self.train_length is not None and given.get("train_length") is None:
-            given["train_length"] = self.train_length
+            given["train_length"] = self.trained_on(values)
         known = {
             name: given[own] for name, own in self.fields.items() if given.get(own) is not None
         }
         others = {k: v for k, v in given.items() if k not in self.fields.values()}
-        defaults = dict(self.defaults)
         native = [self.native_name(name) for name in tensor_names]
         if native:
             for name in self.leaves_open(values):
-                ending = TELLING_TENSORS.get(name)
+                endings = TELLING_TENSORS.get(name)
                 defaults[name] = (
                     _HEAD not in native
-                    if ending is None
-                    else any(tensor.endswith(ending) for tensor in native)
+                    if endings is None
+                    else any(tensor.endswith(endings) for tensor in native)
                 )
         identity = {"family": self.name, "origin": origin}
         return {**defaults, **others, **known, **self.settings, **identity}
+
+    def trained_on(self, values: Mapping[str, Any]) -> int | None:
+        """Trained context of a config.json, None where its sizes say it themselves."""
+        known = self.train_length
+        return values.get(known) if isinstance(known, str) else known
 
     def own_config(
         self, values: Mapping[str, Any], native: Iterable[str], origin: Mapping[str, Any]
@@ -149,6 +163,10 @@ class Family:
         scaling.pop("rope_theta", None)
         # Code of transformers 4 reads the base and the scaling apart.
         kept["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
+        if _PARTIAL in scaling:
+            kept[_PARTIAL] = scaling[_PARTIAL]
+        if kept.get("block_length") is None:
+            kept.pop("block_length", None)
         return kept | dict(origin)
 
     def _check(self, values: Mapping[str, Any]) -> None:
@@ -160,8 +178,8 @@ class Family:
         if self.fields and not (values.get("rope_theta") or values.get("rope_parameters")):
             raise ValueError(f"rope_theta is missing, and no base is right for all of {self.name}.")
         for key, allowed in self.only.items():
-            # Of a list, one value a layer.
             found = values.get(key)
+            # Of a list, one value a layer.
             for value in found if isinstance(found, list) else [found]:
                 if value is not None and value not in allowed:
                     raise ValueError(

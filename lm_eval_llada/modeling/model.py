@@ -81,6 +81,8 @@ class LLaDAForMaskedLM(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Experts are chosen by it, and half precision would choose others.
+    _keep_in_fp32_modules_strict = ["expert_bias"]
     # The embedding is whole on every rank, since a tied LM head needs all of it.
     _tp_plan = {
         "model.transformer.blocks.*.q_proj": "colwise",
@@ -310,6 +312,9 @@ class LLaDAForMaskedLM(PreTrainedModel):
         keywords: dict[str, Any] = {}
         if cache is not None:
             keywords = {"cache": cache, "window": window}
+        scale = self.rotary.query_scale(seq_length, hidden_states.device, position_ids)
+        if scale is not None:
+            keywords["query_scale"] = scale
         if recorded.with_attentions:
             keywords["with_weights"] = True
         if len(blocks) > 1:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from lm_eval_llada.modeling.configuration import LLaDAConfig
+from lm_eval_llada.rope.existing import rotary_dim
 
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
@@ -22,20 +23,23 @@ def default_inv_freq(rope_theta: float, head_dim: int) -> Tensor:
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the split halves of each head by the given angles, computed in their dtype.
 
-    Pair n is dimensions n and n + head_dim / 2: (x1, x2) becomes
-    (x1·cos - x2·sin, x2·cos + x1·sin).
+    Of d rotated dimensions, the first of a head, pair n is dimensions n and n + d / 2: (x1, x2)
+    becomes (x1·cos - x2·sin, x2·cos + x1·sin). The others stay.
 
     Args:
         states: queries or keys, (..., heads, head_dim).
-        cos: broadcastable to (..., 1, head_dim / 2); float32, or the dtype of `states`.
+        cos: broadcastable to (..., 1, d / 2); float32, or the dtype of `states`.
         sin: like `cos`.
 
     Returns:
         Rotated states, shape and dtype of `states`.
     """
-    first, second = states.to(cos.dtype).chunk(2, dim=-1)
-    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return rotated.to(states.dtype)
+    turned = 2 * cos.shape[-1]
+    first, second = states[..., :turned].to(cos.dtype).chunk(2, dim=-1)
+    parts = [first * cos - second * sin, second * cos + first * sin]
+    if turned < states.shape[-1]:
+        parts.append(states[..., turned:].to(cos.dtype))
+    return torch.cat(parts, dim=-1).to(states.dtype)
 
 
 class LLaDARotaryEmbedding(nn.Module):
@@ -51,6 +55,7 @@ class LLaDARotaryEmbedding(nn.Module):
         # A private copy: transformers' functions read it again when lengths change.
         self._config = copy.deepcopy(config)
         self.rope_type: str = config.rope_parameters["rope_type"]
+        self._beta = float(config.rope_parameters.get("llama_4_scaling_beta") or 0.0)
         self.inv_freq, self.attention_factor = self._frequencies(None)
         self._tables: dict[tuple[torch.device, int | None], tuple[Tensor, Tensor]] = {}
 
@@ -76,7 +81,8 @@ class LLaDARotaryEmbedding(nn.Module):
                 it, to know how long each sequence is.
 
         Returns:
-            Two float32 tensors (1 or batch, seq, head_dim / 2), times the attention factor.
+            Two float32 tensors (1 or batch, seq, d / 2) for the d dimensions of a head that are
+            rotated, times the attention factor.
         """
         if self.depends_on_length and (position_ids is not None or attention_mask is not None):
             return self._tables_by_length(seq_length, device, position_ids, attention_mask)
@@ -96,13 +102,38 @@ class LLaDARotaryEmbedding(nn.Module):
             self._tables[device, length] = cached
         return cached[0][:, :seq_length], cached[1][:, :seq_length]
 
+    def query_scale(
+        self, seq_length: int, device: torch.device, position_ids: Tensor | None = None
+    ) -> Tensor | None:
+        """What queries are multiplied by once they are rotated; None where it is always 1.
+
+        It is 1 + β·ln(1 + floor(position / L)), β `llama_4_scaling_beta` and L
+        `original_max_position_embeddings` of the rope parameters.
+
+        Args:
+            seq_length: number of positions.
+            device: where the factors go.
+            position_ids: int (batch, seq); None means 0, 1, 2, ...
+
+        Returns:
+            float32 (1 or batch, seq).
+        """
+        if not self._beta:
+            return None
+        if position_ids is None:
+            position_ids = torch.arange(seq_length, device=device)[None]
+        length = self._config.rope_parameters["original_max_position_embeddings"]
+        with torch.autocast(device.type, enabled=False):
+            return 1 + self._beta * torch.log(1 + torch.floor(position_ids / length))
+
     def _frequencies(self, seq_length: int | None) -> tuple[tuple[float, ...], float]:
         """Frequencies in radians per token, and the factor on cosines and sines."""
         if self.rope_type == "default":
             compute, factor = default_inv_freq, 1.0
             # Loading builds the model on the meta device, where these numbers must still exist.
             with torch.device("cpu"):
-                inv_freq = compute(self._config.rope_theta, self._config.head_dim)
+                turned = rotary_dim(self._config.head_dim, self._config.rope_parameters)
+                inv_freq = compute(self._config.rope_theta, turned)
         else:
             try:
                 with torch.device("cpu"):

@@ -79,9 +79,10 @@ def _names(config: EvaluatorConfig) -> list[str]:
 
 def _assumptions(costs: CostModel, plan: RunPlan, dtype: str, note: str | None) -> list[str]:
     config, hardware = costs.config, costs.hardware
-    parameters = num_parameters(config)
+    parameters, active = num_parameters(config), num_parameters(config, active=True)
+    used = "" if active == parameters else f", {active:,} of them for a token,"
     lines = [
-        f"Model: {parameters:,} parameters in {dtype}, "
+        f"Model: {parameters:,} parameters{used} in {dtype}, "
         f"{_gb(parameters * costs.itemsize)} of weights; keys and values take "
         f"{key_value_bytes(config, costs.itemsize) / 1024:g} KiB a token.",
         f"{hardware.tflops:g} TFLOP/s on each GPU (--tflops), an assumption. Real efficiency is "

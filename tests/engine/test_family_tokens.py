@@ -12,7 +12,7 @@ from lm_eval_llada.modeling import LLaDAConfig
 from lm_eval_llada.modeling.families import FAMILIES
 from tests.helpers.family_tokenizers import write_remote_tokenizer, write_toy_tokenizer
 
-NAMED = [row.name for row in FAMILIES if row.mask_token is not None]
+NAMED = [(row.name, token) for row in FAMILIES for token in row.mask_tokens]
 
 
 def config_of(family: str, **changes) -> LLaDAConfig:
@@ -24,9 +24,10 @@ def opened(folder: Path, config: LLaDAConfig) -> Tokenization:
     return Tokenization(str(folder), config)
 
 
-@pytest.mark.parametrize("family", NAMED)
-def test_a_mask_token_that_the_config_does_not_name_is_the_one_its_family_names(tmp_path, family):
-    name = next(row.mask_token for row in FAMILIES if row.name == family)
+@pytest.mark.parametrize(("family", "name"), NAMED)
+def test_a_mask_token_that_the_config_does_not_name_is_the_one_its_family_names(
+    tmp_path, family, name
+):
     tokenizer = write_toy_tokenizer(tmp_path, "<|other|>", name)
     found = opened(tmp_path, config_of(family)).mask_token_id
     assert found == tokenizer.convert_tokens_to_ids(name) == len(tokenizer) - 1
@@ -40,6 +41,14 @@ def test_of_two_names_for_a_mask_the_familys_counts(tmp_path):
     assert tokenizer.mask_token_id != tokenizer.convert_tokens_to_ids("<|mask|>")
     found = opened(tmp_path, config_of("A2D-Qwen3")).mask_token_id
     assert found == tokenizer.convert_tokens_to_ids("<|mask|>")
+
+
+def test_of_sdars_two_names_the_first_counts(tmp_path):
+    # An id of its own for the second would be one that the model was never trained on.
+    tokenizer = write_toy_tokenizer(tmp_path, "<MASK>", mask_token="<|MASK|>")
+    assert tokenizer.mask_token_id == tokenizer.convert_tokens_to_ids("<MASK>") + 1
+    found = opened(tmp_path, config_of("SDAR")).mask_token_id
+    assert found == tokenizer.convert_tokens_to_ids("<MASK>")
 
 
 def test_a_tokenizers_own_mask_token_stands_in_for_one_it_does_not_know(tmp_path):

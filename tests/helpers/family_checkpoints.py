@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -24,105 +28,8 @@ from transformers import (
 
 from lm_eval_llada.modeling.families import family_named, find_family
 from lm_eval_llada.modeling.family import Family
-from tests.helpers.llada_checkpoints import OFFICIAL_CONFIG
+from tests.helpers.family_configs import CONFIGS
 
-# The keys that all configs made after transformers' LLaMA share, with small sizes.
-_SHARED = {
-    "attention_dropout": 0.0,
-    "eos_token_id": 50,
-    "hidden_act": "silu",
-    "hidden_size": 32,
-    "initializer_range": 0.02,
-    "intermediate_size": 48,
-    "max_position_embeddings": 4096,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": 50,
-    "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-    "use_cache": False,
-    "vocab_size": 61,
-}
-_QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 2}
-# The config.json of each row, with the keys its releases are known to carry.
-CONFIGS: dict[str, dict[str, Any]] = {
-    "LLaDA": {**OFFICIAL_CONFIG, "n_kv_heads": 2, "include_qkv_bias": True},
-    "iLLaDA": {
-        **_SHARED,
-        "model_type": "illada",
-        "architectures": ["ILLaDAForCausalLM"],
-        "attention_bias": False,
-        "layer_norm_eps": None,
-        "mlp_bias": False,
-        "resid_pdrop": 0.0,
-        "tie_word_embeddings": True,
-    },
-    "iLLaDA with biases": {
-        **_SHARED,
-        "model_type": "illada",
-        "architectures": ["ILLaDAForCausalLM"],
-        "attention_bias": True,
-        "mlp_bias": True,
-        "resid_pdrop": 0.0,
-    },
-    "Dream": {
-        **_SHARED,
-        **_QWEN,
-        "model_type": "Dream",
-        "architectures": ["DreamModel"],
-        "mask_token_id": 51,
-        "max_position_embeddings": 131072,
-        "use_mrope": False,
-    },
-    "A2D-Qwen3": {
-        **_SHARED,
-        **_QWEN,
-        "model_type": "a2d-qwen3",
-        "architectures": ["A2DQwen3LMHeadModel"],
-        "attention_bias": False,
-        "head_dim": 12,
-        "layer_types": ["full_attention"] * 2,
-        "tie_word_embeddings": True,
-    },
-    "A2D-Qwen2": {
-        **_SHARED,
-        **_QWEN,
-        "model_type": "a2d-qwen2",
-        "architectures": ["A2DQwen2LMHeadModel"],
-        "tie_word_embeddings": True,
-    },
-    "A2D-LLaMA": {
-        **_SHARED,
-        "model_type": "a2d-llama",
-        "architectures": ["A2DLlamaLMHeadModel"],
-        "attention_bias": False,
-        "head_dim": 12,
-        "mlp_bias": False,
-        "pretraining_tp": 1,
-        "rope_theta": 5e5,
-    },
-    "LLaDA-MoE": {
-        **{k: v for k, v in _SHARED.items() if k != "intermediate_size"},
-        "model_type": "llada",
-        "architectures": ["LLaDAMoEModelLM"],
-        "attention_bias": False,
-        "clip_qkv": None,
-        "dense_intermediate_size": 64,
-        "expert_intermediate_size": 24,
-        "moe_layer_freq": [1, 1],
-        "moe_router_enable_expert_bias": False,
-        "num_experts": 6,
-        "num_experts_per_tok": 2,
-        "partial_rotary_factor": 1,
-        "qk_layernorm": True,
-        "rope_theta": 5e4,
-        "shared_expert_intermediate_size": None,
-    },
-}
 FAMILY_IDS = tuple(CONFIGS)
 
 
@@ -146,58 +53,108 @@ def make_family_checkpoint(
 
 def reference_model(config: dict[str, Any]) -> PreTrainedModel:
     """transformers' own class, with weights large enough for a wrong angle or mask to show."""
-    model_type = config["model_type"]
+    (config_class, model_class), changes = _reference_of(config)
     values = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
-    classes: tuple[Any, Any] = (LlamaConfig, LlamaForCausalLM)
     if "d_model" in config:
-        # Of the classes with biases on queries, keys and values alone, the one there is.
-        classes = (Qwen2Config, Qwen2ForCausalLM)
         shared = family_named("Dream").fields
         values = {own: config[name] for name, own in shared.items() if name in config}
         values["rope_theta"] = config["rope_theta"]
-    elif model_type in ("Dream", "a2d-qwen2"):
-        classes = (Qwen2Config, Qwen2ForCausalLM)
-    elif model_type == "a2d-qwen3":
-        classes = (Qwen3Config, Qwen3ForCausalLM)
-    elif "num_experts" in config:
-        classes = (Qwen3MoeConfig, Qwen3MoeForCausalLM)
-        values["moe_intermediate_size"] = values.pop("expert_intermediate_size")
-        # What its config has for a missing one is not that of the sizes here.
-        values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
-        values |= {"norm_topk_prob": False, "experts_implementation": "eager"}
+    if "num_experts" in config:
+        changes["experts_implementation"] = "eager"
     torch.manual_seed(0)
-    model = classes[1](classes[0](**values, is_causal=False)).eval()
+    model = model_class(config_class(**{**values, **changes}, is_causal=False)).eval()
     for parameter in model.parameters():
         parameter.data = 0.25 * torch.randn_like(parameter) + (parameter.dim() == 1)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.normal_(std=0.25)
     return model
+
+
+def _reference_of(config: dict[str, Any]) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """The classes for a config.json, and what they call otherwise."""
+    qwen2 = (Qwen2Config, Qwen2ForCausalLM)
+    model_type, architectures = config["model_type"], config["architectures"]
+    if "d_model" in config:
+        # Of the classes with biases on queries, keys and values alone, the one there is.
+        return qwen2, {}
+    usual = {"head_dim": config["hidden_size"] // config["num_attention_heads"]}
+    if architectures == ["DreamForCausalLM"]:
+        return (Qwen3Config, Qwen3ForCausalLM), usual
+    if model_type in ("Dream", "a2d-qwen2", "Fast_dLLM_Qwen"):
+        return qwen2, {}
+    if model_type in ("a2d-qwen3", "sdar"):
+        return (Qwen3Config, Qwen3ForCausalLM), {}
+    if model_type == "sdar_moe":
+        return (Qwen3MoeConfig, Qwen3MoeForCausalLM), {}
+    if "expert_intermediate_size" in config:
+        width = config["expert_intermediate_size"]
+        changes = {**usual, "moe_intermediate_size": width, "norm_topk_prob": False}
+        return (Qwen3MoeConfig, Qwen3MoeForCausalLM), changes
+    if model_type == "nemotron_labs_diffusion":
+        return (Ministral3Config, Ministral3ForCausalLM), {}
+    if model_type == "llada2_moe":
+        counts = {
+            "n_routed_experts": config["num_experts"],
+            "n_shared_experts": config["num_shared_experts"],
+            "num_mtp_layers": 0,
+        }
+        return (Glm4MoeConfig, Glm4MoeForCausalLM), counts
+    return (LlamaConfig, LlamaForCausalLM), {}
+
+
+# What checkpoints call otherwise than transformers' class for the same network.
+_RENAMED = {
+    "nemotron_labs_diffusion": {"model.": "encoder.", "lm_head.": "diffusion_head."},
+    "llada2_moe": {
+        "embed_tokens": "word_embeddings",
+        "self_attn.o_proj": "attention.dense",
+        "self_attn.q_norm": "attention.query_layernorm",
+        "self_attn.k_norm": "attention.key_layernorm",
+        "e_score_correction_bias": "expert_bias",
+    },
+}
 
 
 def own_tensors(config: dict[str, Any], model: PreTrainedModel) -> dict[str, Tensor]:
     """The reference's weights under the names that the family's checkpoints have."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         if "d_model" in config:
             name = family_named("Dream").native_name(name)
-        if name.endswith("experts.gate_up_proj"):
-            prefix = name.removesuffix("gate_up_proj")
-            for number, expert in enumerate(tensor):
-                gate, up = expert.chunk(2)
-                tensors[f"{prefix}{number}.gate_proj.weight"] = gate.contiguous()
-                tensors[f"{prefix}{number}.up_proj.weight"] = up.contiguous()
-        elif name.endswith("experts.down_proj"):
-            for number, expert in enumerate(tensor):
-                prefix = name.removesuffix("down_proj")
-                tensors[f"{prefix}{number}.down_proj.weight"] = expert.contiguous()
-        else:
-            tensors[name] = tensor.contiguous()
+        for theirs, own in _RENAMED.get(config["model_type"], {}).items():
+            name = name.replace(theirs, own)
+        tensors |= _one_by_one(name, tensor)
+    if config["model_type"] == "llada2_moe":
+        for layer in range(config["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}"
+            names = [f"{prefix}.self_attn.{part}_proj.weight" for part in "qkv"]
+            fused = torch.cat([tensors.pop(name) for name in names])
+            tensors[f"{prefix}.attention.query_key_value.weight"] = fused
     return tensors
+
+
+def _one_by_one(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A tensor of all experts in one as tensors of each; others as they are."""
+    if ".experts." not in name:
+        return {name: tensor.contiguous()}
+    prefix, _, kind = name.rpartition(".")
+    parts = {}
+    for number, expert in enumerate(tensor):
+        kinds = ["gate_proj", "up_proj"] if kind == "gate_up_proj" else [kind]
+        for one, part in zip(kinds, expert.chunk(len(kinds)), strict=True):
+            parts[f"{prefix}.{number}.{one}.weight"] = part.contiguous()
+    return parts
 
 
 @torch.no_grad()
 def reference_logits(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
 ) -> Tensor:
     """Logits of all positions from all positions, of a copy whose norms keep float64.
 
@@ -207,7 +164,9 @@ def reference_logits(
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = _norm_of(module)
-    return model(input_ids, attention_mask=attention_mask, use_cache=False).logits
+    return model(
+        input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    ).logits
 
 
 def _norm_of(module: Any) -> Any:

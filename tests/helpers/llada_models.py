@@ -17,7 +17,8 @@ def of_family(name: str, **changes: Any) -> dict[str, Any]:
     return {"family": name, **family_named(name).settings, "n_kv_heads": 2, **changes}
 
 
-# One model for each row of the table of families.
+# One model for each network of the table of families: SDAR and DreamReasoner are A2D-Qwen3's,
+# Fast-dLLM v2 is Dream's.
 ROWS = {
     "llada": {},
     "illada": of_family("iLLaDA", weight_tying=True),
@@ -28,6 +29,27 @@ ROWS = {
         "A2D-LLaMA", head_dim=8, include_qkv_bias=True, attention_out_bias=True, mlp_bias=True
     ),
     "llada_moe": of_family("LLaDA-MoE", qk_norm=True, num_experts=5, num_experts_per_tok=2),
+    "nemotron": of_family(
+        "Nemotron-Labs-Diffusion",
+        head_dim=16,
+        train_length=64,
+        rope_parameters={"llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 4},
+    ),
+    "llada2_moe": of_family(
+        "LLaDA2",
+        head_dim=16,
+        rope_parameters={"partial_rotary_factor": 0.5},
+        qk_norm=True,
+        num_experts=8,
+        num_experts_per_tok=3,
+        num_expert_groups=4,
+        num_groups_per_tok=2,
+        num_shared_experts=2,
+        expert_scale=2.5,
+        mlp_hidden_size=40,
+        num_dense_layers=1,
+        dense_mlp_hidden_size=96,
+    ),
 }
 SHAPES = {
     **ROWS,
@@ -91,24 +113,54 @@ def plain_forward(
         return y * weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0.0)
 
     def rope(x: Tensor) -> Tensor:
-        turned = torch.empty_like(x)
+        turned = x.clone()
+        half = int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1)) // 2
         for position in range(len(x)):
-            for n in range(head_dim // 2):
-                angle = position * config.rope_theta ** (-2 * n / head_dim)
-                a, b = x[position, n], x[position, n + head_dim // 2]
+            for n in range(half):
+                angle = position * config.rope_theta ** (-n / half)
+                a, b = x[position, n], x[position, n + half]
                 turned[position, n] = a * math.cos(angle) - b * math.sin(angle)
-                turned[position, n + head_dim // 2] = b * math.cos(angle) + a * math.sin(angle)
+                turned[position, n + half] = b * math.cos(angle) + a * math.sin(angle)
         return turned
 
+    def grown(x: Tensor) -> Tensor:
+        beta = config.rope_parameters.get("llama_4_scaling_beta", 0)
+        if not beta:
+            return x
+        length = config.rope_parameters["original_max_position_embeddings"]
+        factors = [1 + beta * math.log(1 + position // length) for position in range(len(x))]
+        return x * torch.tensor(factors)[:, None]
+
+    def gated(mlp: str, token: Tensor) -> Tensor:
+        gate = linear(f"{mlp}.gate_proj", token)
+        up = gate * gate.sigmoid() * linear(f"{mlp}.up_proj", token)
+        return linear(f"{mlp}.down_proj", up)
+
+    def shares_of(block: str, token: Tensor) -> dict[int, Tensor]:
+        scores = linear(f"{block}.router", token)
+        if config.router == "softmax":
+            scores = ranks = scores.softmax(-1)
+        else:
+            scores = scores.sigmoid()
+            ranks = scores + weights[f"{block}.router.expert_bias"]
+        size = config.num_experts // config.num_expert_groups
+        worth = {
+            group: float(ranks[group * size : (group + 1) * size].sort().values[-2:].sum())
+            for group in range(config.num_expert_groups)
+        }
+        allowed = sorted(worth, key=lambda group: -worth[group])[: config.num_groups_per_tok]
+        best = [int(n) for n in ranks.argsort(descending=True) if int(n) // size in allowed]
+        shares = {number: scores[number] for number in best[: config.num_experts_per_tok]}
+        total = sum(shares.values()) if config.norm_expert_weights else 1.0
+        return {number: config.expert_scale * share / total for number, share in shares.items()}
+
     def experts(block: str, token: Tensor) -> Tensor:
-        shares = linear(f"{block}.router", token).softmax(-1)
         output = torch.zeros_like(token)
-        for number in shares.argsort(descending=True)[: config.num_experts_per_tok]:
-            expert = f"{block}.experts.{number}"
-            gate = linear(f"{expert}.gate_proj", token)
-            up = gate * gate.sigmoid() * linear(f"{expert}.up_proj", token)
-            output += shares[number] * linear(f"{expert}.down_proj", up)
-        return output
+        for number, share in shares_of(block, token).items():
+            output += share * gated(f"{block}.experts.{number}", token)
+        return output + (
+            gated(f"{block}.shared_experts", token) if config.num_shared_experts else 0.0
+        )
 
     x = weights["model.transformer.wte.weight"][ids]
     for layer in range(config.n_layers):
@@ -119,7 +171,11 @@ def plain_forward(
                 x = kept[layer]
             kept[layer] = x.clone()
         h = norm(f"{block}.attn_norm", x)
-        q, k, v = (linear(f"{block}.{name}", h) for name in ("q_proj", "k_proj", "v_proj"))
+        if config.fused_qkv:
+            kv = config.n_kv_heads * head_dim
+            q, k, v = linear(f"{block}.qkv_proj", h).split([config.n_heads * head_dim, kv, kv], -1)
+        else:
+            q, k, v = (linear(f"{block}.{name}", h) for name in ("q_proj", "k_proj", "v_proj"))
         heads = []
         for head in range(config.n_heads):
             own = slice(head * head_dim, (head + 1) * head_dim)
@@ -127,10 +183,13 @@ def plain_forward(
             query, key = q[:, own], k[:, shared]
             if config.qk_norm:
                 query, key = norm(f"{block}.q_norm", query), norm(f"{block}.k_norm", key)
-            scores = rope(query) @ rope(key).T / math.sqrt(head_dim)
+            scores = grown(rope(query)) @ rope(key).T / math.sqrt(head_dim)
             heads.append(scores.softmax(-1) @ v[:, shared])
         x = x + linear(f"{block}.attn_out", torch.cat(heads, -1))
         h = norm(f"{block}.ff_norm", x)
+        if config.num_experts and layer < config.num_dense_layers:
+            x = x + gated(f"{block}.dense_mlp", h)
+            continue
         if config.num_experts:
             x = x + torch.stack([experts(block, token) for token in h])
             continue

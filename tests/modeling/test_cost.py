@@ -181,7 +181,7 @@ MEMORY_SIZES = {**SIZES, "d_model": 256, "n_heads": 8, "mlp_hidden_size": 768, "
 MEMORY_SHAPES = {
     "mha": {},
     "gqa": {"n_kv_heads": 2},
-    **{name: ROWS[name] for name in ("dream", "a2d_llama", "llada_moe")},
+    **{name: ROWS[name] for name in ("dream", "a2d_llama", "llada_moe", "llada2_moe")},
     "a2d_qwen3": {**ROWS["a2d_qwen3"], "head_dim": 64},
 }
 

@@ -93,6 +93,7 @@ def test_padding_and_rows_keep_to_the_reference(tmp_path, family):
     assert difference(found, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("family", [n for n in FAMILY_IDS if "rope_parameters" not in CONFIGS[n]])
 def test_ntk_is_the_reference_under_a_larger_base(tmp_path, family):
     reference = make_family_checkpoint(family, tmp_path / "plain")
     model = load(tmp_path / "plain", rope=RopeChoice(scale=8.0))
@@ -119,7 +120,8 @@ def test_saving_writes_the_names_and_keys_that_were_read(tmp_path, family, shard
         # Of an auto_map only what has its file stays, and none has one here.
         ours = key in ("torch_dtype", "transformers_version", "auto_map")
         ours |= key == "architectures" and family == "LLaDA"
-        assert ours or config[key] == value, key
+        # A head size of null is said in numbers.
+        assert ours or value is None or config[key] == value, key
     # Where tensors lie in memory changes the last bits of a product.
     assert difference(logits(load(tmp_path / "b")), logits(model)) <= 1e-6
 
@@ -204,8 +206,7 @@ def test_a_twin_is_told_by_its_architecture_and_by_its_tensors(tmp_path):
     make_family_checkpoint("A2D-Qwen3", tmp_path, head_dim=8, tie_word_embeddings=False)
     twin = {"model_type": "Dream", "architectures": ["DreamForCausalLM"], "mask_token_id": 51}
     change_config(tmp_path, **twin, head_dim="absent", attention_bias="absent")
-    with pytest.raises(ValueError, match="checkpoint of DreamReasoner: its attention is causal"):
-        load(tmp_path)
+    assert load(tmp_path).config.family == "DreamReasoner"
     change_config(tmp_path, architectures=["DreamModel"])
     with pytest.raises(ValueError, match="q_norm.weight.* tensors are those of DreamReasoner"):
         load(tmp_path)
