@@ -1,6 +1,6 @@
 """What approximations of decoding cost in score, by kind of task and context length.
 
-    python -m benchmarks.price --pretrained tiny-llada --kinds niah needles --samples 100
+    python -m benchmarks.price --pretrained tiny-llada --kinds niah distractors --samples 110
 
 The kinds are those of RULER in miniature (`lm_eval_llada.tiny.ruler_evaluation`), with the words of
 evaluation. A cell is a mode, a kind and a length; beyond the trained context the model runs under

@@ -52,9 +52,9 @@ class Cell:
     """One kind of task.
 
     Attributes:
-        task: of RULER; `niah` for the package's single needles, `qa` for synthetic questions.
+        task: of RULER; `niah` for the package's own needles, `qa` for synthetic questions.
         gen_length: tokens of the output.
-        settings: what differs from the original's.
+        settings: what differs from the original's, or from single needles.
     """
 
     task: str
@@ -66,6 +66,7 @@ _NOISE = {"type_haystack": "noise"}
 
 CELLS: Mapping[str, Cell] = {
     "niah": Cell("niah", 16),
+    "distractors": Cell("niah", 16, {"num_distractors": 3}),
     "single": Cell("niah_single_1", 16),
     "keys": Cell("niah_multikey_1", 16, _NOISE),
     "needles": Cell("niah_multikey_2", 16),
@@ -91,7 +92,12 @@ def build_samples(tokenizer: Any, kind: str, length: int, number: int) -> list[d
         depths = tuple(range(0, 101, 10))
         repeats = math.ceil(number / len(depths))
         made = build_niah(
-            tokenizer, length=length, gen_length=cell.gen_length, depths=depths, repeats=repeats
+            tokenizer,
+            length=length,
+            gen_length=cell.gen_length,
+            depths=depths,
+            repeats=repeats,
+            **cell.settings,
         )
         return [{"prompt": s["prompt"], "references": [s["answer"]]} for s in made]
     made = build_ruler(

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
@@ -66,7 +67,7 @@ class TrainingOptions:
         recipe: one of `RECIPES`.
         objective: `masked` as LLaDA is trained, `causal` as LLaMA is, or `block`.
         block_length: tokens of a block under `block`.
-        start_from: checkpoint whose weights it begins with; empty for fresh ones.
+        start_from: checkpoint whose weights and tokenizer it begins with; empty for fresh ones.
         seed: of weights, samples and masks.
         width: hidden size; heads have 64 dimensions.
         layers: number of blocks.
@@ -145,15 +146,19 @@ class Trainer:
         self.options = options
         self.corpus = corpus
         self.recipe = RECIPES[options.recipe]
-        self.tokenizer = self.recipe.train_tokenizer(corpus)
+        start = options.start_from and resolve_checkpoint(options.start_from)
+        self.tokenizer = (
+            Tokenizer.from_file(str(Path(start) / "tokenizer.json"))
+            if start
+            else self.recipe.train_tokenizer(corpus)
+        )
         self.maker = self.recipe.make_samples(
             corpus, self.tokenizer, options.seed, is_causal=options.objective != "masked"
         )
         config = options.model_config(self.tokenizer.get_vocab_size())
         self.model = build_model(config, options.seed, is_causal=options.is_causal)
-        if options.start_from:
-            start = LLaDAForMaskedLM.from_pretrained(resolve_checkpoint(options.start_from))
-            self.model.load_state_dict(start.state_dict())
+        if start:
+            self.model.load_state_dict(LLaDAForMaskedLM.from_pretrained(start).state_dict())
         self.optimizers = self._make_optimizers()
         self.step = 0
         self.stage = 0
