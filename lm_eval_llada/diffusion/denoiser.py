@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from lm_eval_llada.diffusion.block_rules import BlockRules
 
 
 class Forward(Protocol):
@@ -61,6 +63,44 @@ class DenoiserCache(Protocol):
         ...
 
 
+class Part(NamedTuple):
+    """Tokens of a text to read beside those that are kept of it.
+
+    Attributes:
+        text: which of the texts that a cache was made for.
+        ids: int64 (length,), at least one.
+        start: position of the first one.
+        seen: slots of kept tokens that all of these see.
+        numbers: int64 (length,); these see those among them whose number is not greater.
+        rows: int64 (num_rows,), which of them to give logits of.
+        keep: whether to keep them, in the next slots of the text. All parts of one text in a pass
+            are kept, or none.
+    """
+
+    text: int
+    ids: Tensor
+    start: int
+    seen: tuple[range, ...]
+    numbers: Tensor
+    rows: Tensor
+    keep: bool
+
+
+class BlockCache(Protocol):
+    """Keys and values of finished tokens, see `modeling.BlockCache`."""
+
+    def num_kept(self, text: int) -> int:
+        """Slots of a text that are in use."""
+        ...
+
+    def read(self, parts: Sequence[Part]) -> Tensor:
+        """One pass: logits of the rows of all parts in order, (num_rows, vocab).
+
+        Parts of one text follow each other. They do not see each other.
+        """
+        ...
+
+
 @dataclass
 class DenoiserStats:
     """Work done by calls of a denoiser, added up over everything it is passed to.
@@ -104,6 +144,8 @@ class Denoiser:
             trained on from causal ones; position 0 is then read from row 0, as their authors do.
         cfg_scale: weight of classifier-free guidance, 0 = off; see `guided`.
         new_cache: makes an empty cache; None where the model has none.
+        blocks: how a model that is causal between blocks lays them out; None for any other.
+        new_block_cache: makes an empty one for so many texts of at most so many tokens each.
         stats: filled as passes run.
     """
 
@@ -114,6 +156,8 @@ class Denoiser:
     shift: bool = False
     cfg_scale: float = 0.0
     new_cache: Callable[[], DenoiserCache] | None = None
+    blocks: BlockRules | None = None
+    new_block_cache: Callable[[int, int], BlockCache] | None = None
     stats: DenoiserStats = field(default_factory=DenoiserStats)
 
     def guided(self, cfg_scale: float) -> Denoiser:
@@ -145,8 +189,14 @@ class Denoiser:
             windows: with a filled cache, the part of each sequence to read anew, all of one length.
 
         Raises:
-            ValueError: if the model returns logits for another number of rows.
+            ValueError: if the model returns logits for another number of rows, or is causal between
+                blocks.
         """
+        if self.blocks is not None:
+            raise ValueError(
+                "This model is causal between blocks, and a pass over whole sequences is not; its "
+                "logits come from block_reader.BlockReader."
+            )
         rows = self._rows(positions)
         if self.cfg_scale == 0:
             return self._read(sequences, rows, cache, windows)

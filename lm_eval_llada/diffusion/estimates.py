@@ -183,6 +183,21 @@ def _mean(drawn: Tensor, num_passes: int) -> Estimate:
     return Estimate(float(drawn.mean()), stderr, num_passes)
 
 
+def summed(parts: Sequence[Estimate]) -> Estimate:
+    """The sum of independent estimates; their errors add in squares."""
+    return Estimate(
+        math.fsum(part.value for part in parts),
+        math.sqrt(math.fsum(part.stderr**2 for part in parts)),
+        sum(part.num_passes for part in parts),
+    )
+
+
+def child_seeds(seed: int, count: int) -> list[int]:
+    """Seeds for parts of what one seed is for."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2**63 - 1, (count,), generator=generator).tolist()
+
+
 def by_context(pairs: Sequence[Pair], options: LikelihoodOptions) -> list[list[int]]:
     """Indices of the pairs in groups of one prefix, whose masks have passes to share.
 

@@ -6,14 +6,20 @@ that are drawn or enumerated. The perplexities differ in what text a target is g
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lm_eval_llada.diffusion.block_likelihood import scored_by_blocks
 from lm_eval_llada.diffusion.denoiser import Denoiser, check_seeds, token_ids
-from lm_eval_llada.diffusion.estimates import Estimate, LikelihoodOptions, TargetMasks
+from lm_eval_llada.diffusion.estimates import (
+    Estimate,
+    LikelihoodOptions,
+    TargetMasks,
+    child_seeds,
+    summed,
+)
 from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
 from lm_eval_llada.errors import require_whole
 
@@ -49,7 +55,7 @@ def scored_pairs(
     independent, as Eq. 14 has them, which is what makes `stderr` valid.
 
     Args:
-        denoiser: the model.
+        denoiser: the model; one with `blocks` scores block by block, see `block_likelihood`.
         pairs: (prefix, target); an empty target has log-likelihood 0 and matches.
         options: how to estimate.
         seeds: one for each pair; may be None where every target is enumerated.
@@ -64,6 +70,8 @@ def scored_pairs(
     """
     checked = _check_pairs(pairs)
     check_seeds(seeds, len(pairs))
+    if denoiser.blocks is not None:
+        return scored_by_blocks(denoiser, checked, options, seeds, check_greedy=check_greedy)
     if options.method == "dream":
         return _dream_scored(denoiser, checked, options, seeds, eos_token_id)
     drawn = [
@@ -209,28 +217,15 @@ def rolling_log_likelihoods(
         pairs += [(text[start:begin], text[begin:end]) for start, begin, end in windows]
         owners += [i] * len(windows)
         if seeds is not None:
-            window_seeds += _child_seeds(seeds[i], len(windows))
+            window_seeds += child_seeds(seeds[i], len(windows))
     estimates = log_likelihoods(
         denoiser, pairs, options, seeds=None if seeds is None else window_seeds
     )
     totals: list[list[Estimate]] = [[] for _ in documents]
     for owner, estimate in zip(owners, estimates, strict=True):
         totals[owner].append(estimate)
-    return [_sum(parts) for parts in totals]
+    return [summed(parts) for parts in totals]
 
 
 def _check_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     return [(token_ids("Each prefix", a), token_ids("Each target", b)) for a, b in pairs]
-
-
-def _child_seeds(seed: int, count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(2**63 - 1, (count,), generator=generator).tolist()
-
-
-def _sum(parts: Sequence[Estimate]) -> Estimate:
-    return Estimate(
-        math.fsum(part.value for part in parts),
-        math.sqrt(math.fsum(part.stderr**2 for part in parts)),
-        sum(part.num_passes for part in parts),
-    )

@@ -7,20 +7,42 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from lm_eval_llada.diffusion.choices import NOT_FINITE, choose_tokens, most_confident
-from lm_eval_llada.diffusion.denoiser import Denoiser
 
 Pair = tuple[Tensor, Tensor]
 """(prefix, target): int64 (length,) each; either may be empty."""
 
 
+class MaskReader(Protocol):
+    """What is asked of a denoiser here, see `Denoiser.logits`."""
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id that stands for an unknown token."""
+        ...
+
+    @property
+    def cfg_scale(self) -> float:
+        """Weight of guidance, under which logits depend on where a prefix ends."""
+        ...
+
+    def logits(
+        self,
+        sequences: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        prompt_lengths: Sequence[int],
+    ) -> Tensor:
+        """Logits of the tokens at positions of sequences, in order, (num_rows, vocab)."""
+        ...
+
+
 def read_masks(
-    denoiser: Denoiser,
+    denoiser: MaskReader,
     pairs: Sequence[Pair],
     masks: Sequence[Tensor],
     batch_size: int,
@@ -101,7 +123,7 @@ class _Reading:
         choices: what greedy decoding reveals next, (position in the sequence, token), by key.
     """
 
-    denoiser: Denoiser
+    denoiser: MaskReader
     pairs: Sequence[Pair]
     scores: list[Tensor]
     matches: list[bool]

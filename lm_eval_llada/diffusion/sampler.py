@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lm_eval_llada.diffusion.blocks import check_blocks, decode_blocks
 from lm_eval_llada.diffusion.choices import choose_tokens, forbid, most_confident
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserCache, check_seeds, token_ids
 from lm_eval_llada.diffusion.dream import choose_ranked, draw_ranked, reveal_chances, shaped
@@ -51,7 +52,8 @@ def generate(
     (position whose logits are computed, token); then, with `alg_temp`, one for each such position.
 
     Args:
-        denoiser: the model; `cache` needs its `new_cache`.
+        denoiser: the model; `cache` needs its `new_cache`. One with `blocks` is read block by
+            block, see `blocks`.
         prompts: int64 (length,) each, of any length, 0 included. Prompt tokens never change.
         options: how to decode; never modified.
         eos_token_id: needed by stop_at_eos and suppress_eos.
@@ -70,10 +72,10 @@ def generate(
     forbidden = [denoiser.mask_token_id]
     if options.suppress_eos and eos_token_id is not None:
         forbidden.append(eos_token_id)
-    decoder = _Decoder(denoiser.guided(options.cfg_scale), options, forbidden)
+    decoder = Decoder(denoiser.guided(options.cfg_scale), options, forbidden)
     stop_token_id = eos_token_id if options.stop_at_eos else None
     texts = [
-        _Text.start(
+        Text.start(
             prompt,
             denoiser,
             options,
@@ -83,6 +85,9 @@ def generate(
         )
         for i, prompt in enumerate(prompts)
     ]
+    if denoiser.blocks is not None:
+        decode_blocks(decoder, texts, denoiser.blocks)
+        return [text.result() for text in texts]
     for start, end, shares in _plan(options):
         decoder.decode_block(texts, start, end, shares)
     return [text.result() for text in texts]
@@ -96,7 +101,7 @@ def _plan(options: SamplingOptions) -> Sequence[tuple[int, int, Sequence[float]]
 
 
 @dataclass
-class _Text:
+class Text:
     """One sequence being decoded: the prompt, then the tokens to generate."""
 
     tokens: Tensor
@@ -118,7 +123,7 @@ class _Text:
         *,
         seed: int | None,
         ends: Callable[[Tensor], bool] | None,
-    ) -> _Text:
+    ) -> Text:
         ids, mask_token_id = token_ids("Each prompt", prompt), denoiser.mask_token_id
         tokens = torch.cat([ids, torch.full((options.gen_length,), mask_token_id)])
         generator = None
@@ -164,7 +169,7 @@ class _Text:
 
 
 @dataclass(frozen=True)
-class _Decoder:
+class Decoder:
     """Reveals tokens of a batch of texts, block by block."""
 
     denoiser: Denoiser
@@ -172,7 +177,7 @@ class _Decoder:
     forbidden: list[int]
 
     def decode_block(
-        self, texts: Sequence[_Text], start: int, end: int, shares: Sequence[float]
+        self, texts: Sequence[Text], start: int, end: int, shares: Sequence[float]
     ) -> None:
         """Decides block [start, end) of each text that has not ended, one pass a step.
 
@@ -210,14 +215,14 @@ class _Decoder:
 
     def _step(
         self,
-        texts: Sequence[_Text],
+        texts: Sequence[Text],
         positions: list[Tensor],
         share: float | None,
         cache: DenoiserCache | None,
         windows: list[range] | None,
     ) -> None:
         """Reveals tokens at some of these positions by one pass; without a share, all sure ones."""
-        positions = self._candidates(texts, positions, share)
+        positions = self.candidates(texts, positions, share)
         # A cache is filled whether this step reveals anything or not, whatever shares the batch.
         if cache is None and not any(map(len, positions)):
             return
@@ -229,14 +234,14 @@ class _Decoder:
             windows=windows,
         )
         sizes = [len(masked) for masked in positions]
-        tokens, confidence = self._choose(texts, logits, sizes)
+        tokens, confidence = self.choose(texts, logits, sizes)
         choices = zip(texts, positions, tokens.split(sizes), confidence.split(sizes), strict=True)
         for text, masked, chosen, sure in choices:
-            revealed = self._revealed(text, sure, share)
+            revealed = self.revealed(text, sure, share)
             text.reveal(masked[revealed], chosen[revealed])
 
-    def _candidates(
-        self, texts: Sequence[_Text], positions: list[Tensor], share: float | None
+    def candidates(
+        self, texts: Sequence[Text], positions: list[Tensor], share: float | None
     ) -> list[Tensor]:
         """The positions that a step can reveal, of those still masked.
 
@@ -249,8 +254,8 @@ class _Decoder:
         draw = _draw_each if self.options.alg == "origin" else _draw
         return [draw(masked, share, text) for text, masked in zip(texts, positions, strict=True)]
 
-    def _choose(
-        self, texts: Sequence[_Text], logits: Tensor, sizes: Sequence[int]
+    def choose(
+        self, texts: Sequence[Text], logits: Tensor, sizes: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """The token of each row and how sure it is, int64 and float32 (num_rows,), on the CPU."""
         options, temperature = self.options, self.options.temperature
@@ -263,7 +268,7 @@ class _Decoder:
         noised = self._noised_tokens(texts, allowed.split(sizes), 1.0)
         return choose_ranked(allowed, options.alg, noised)
 
-    def _revealed(self, text: _Text, sure: Tensor, share: float | None) -> Tensor:
+    def revealed(self, text: Text, sure: Tensor, share: float | None) -> Tensor:
         """Which of the candidates to reveal, by how sure they are, int64 (num_revealed,)."""
         if share is None:
             return most_confident(sure, _num_sure(sure, self.options))
@@ -275,7 +280,7 @@ class _Decoder:
         return most_confident(sure, int(share))
 
     def _noised_tokens(
-        self, texts: Sequence[_Text], logits: Sequence[Tensor], scale: float
+        self, texts: Sequence[Text], logits: Sequence[Tensor], scale: float
     ) -> Tensor | None:
         """Tokens drawn from softmax(logits / scale), (num_rows,); None at temperature 0."""
         if self.options.temperature == 0:
@@ -306,7 +311,7 @@ def _num_sure(confidence: Tensor, options: SamplingOptions) -> int:
     return int(sure[-1]) + 1 if len(sure) else 1
 
 
-def _gumbel_argmax(logits: Tensor, temperature: float, text: _Text) -> Tensor:
+def _gumbel_argmax(logits: Tensor, temperature: float, text: Text) -> Tensor:
     """Argmax over tokens of exp(logits) / (-log u)^T, in float64, u uniform: int64 (num_rows,).
 
     Written as the argmax of its logarithm, logits - T * log(-log u), which chooses the same token
@@ -324,13 +329,13 @@ def _noise_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _draw(masked: Tensor, count: float, text: _Text) -> Tensor:
+def _draw(masked: Tensor, count: float, text: Text) -> Tensor:
     """`count` of the masked positions, uniformly drawn without replacement, in ascending order."""
     scores = _uniform(len(masked), text.generator)
     return masked[most_confident(scores, int(count)).sort().values]
 
 
-def _draw_each(masked: Tensor, chance: float, text: _Text) -> Tensor:
+def _draw_each(masked: Tensor, chance: float, text: Text) -> Tensor:
     """The masked positions that come up, each with this chance, in ascending order."""
     return masked[_uniform(len(masked), text.generator) < chance]
 
@@ -350,6 +355,7 @@ def _check_request(
 ) -> None:
     check_seeds(seeds, len(prompts))
     options.require_used()
+    check_blocks(options, denoiser.blocks)
     if options.cache != "none" and denoiser.new_cache is None:
         raise ValueError(
             f"cache={options.cache} needs a denoiser with a cache; give it new_cache, or use "

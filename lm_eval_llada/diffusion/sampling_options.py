@@ -12,6 +12,7 @@ from lm_eval_llada.errors import (
     unknown_choice,
 )
 
+GENERATIONS = ("diffusion", "ar")
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prefix", "dual")
 DREAM_ONLY = ("alg_temp", "top_p", "top_k")
@@ -59,6 +60,7 @@ class SamplingOptions:
         top_p: tokens and ranks come from the likeliest tokens that reach this probability
             together; 1 = all.
         top_k: and from this many tokens at most; 0 = all.
+        generation: `ar` has a model that can do both predict the next token, one after the other.
 
     Raises:
         ValueError: if a value is out of range, or two of them contradict each other.
@@ -80,6 +82,7 @@ class SamplingOptions:
     alg_temp: float = field(default=0.0, metadata=_LATER)
     top_p: float = field(default=1.0, metadata=_LATER)
     top_k: int = field(default=0, metadata=_LATER)
+    generation: str = field(default="diffusion", metadata=_LATER)
 
     def __post_init__(self) -> None:  # noqa: D105
         require_whole("gen_length", self.gen_length, 1)
@@ -95,6 +98,8 @@ class SamplingOptions:
             raise ValueError(
                 "stop_at_eos=True can never fire with suppress_eos=True; set only one of them."
             )
+        if self.generation not in GENERATIONS:
+            raise unknown_choice("generation", self.generation, GENERATIONS)
         self._check_approximations()
         self._check_dream()
 

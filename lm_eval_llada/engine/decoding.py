@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from lm_eval_llada.diffusion.block_rules import BlockRules
+from lm_eval_llada.diffusion.blocks import check_blocks
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions
 from lm_eval_llada.engine.arguments import convert
 from lm_eval_llada.modeling.families import family_named
@@ -45,3 +47,32 @@ def with_release_decoding(
         f"nothing else{none}."
     )
     return {**model_args, **filled}, (line,)
+
+
+def in_own_blocks(options: SamplingOptions, rules: BlockRules | None) -> SamplingOptions:
+    """The options of a request as a model takes them that has blocks of its own.
+
+    Tasks say in which blocks a text is decoded where that is free. Where it is not, their
+    block_length gives way; `open_run` says so.
+
+    Args:
+        options: Of the request.
+        rules: Of the model; None where blocks are free, and options stay as they are.
+
+    Raises:
+        ValueError: As `diffusion.blocks.check_blocks`.
+    """
+    if rules is not None:
+        options = replace(options, block_length=rules.block_length)
+    check_blocks(options, rules)
+    return options
+
+
+def block_lines(rules: BlockRules | None) -> tuple[str, ...]:
+    """What a run says of a model that has blocks of its own."""
+    if rules is None:
+        return ()
+    return (
+        f"This model is causal between its blocks of {rules.block_length}: it decodes in these "
+        "whatever block_length a task has, beside an exact cache of one prefill.",
+    )

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.diffusion.block_likelihood import check_block_likelihood
+from lm_eval_llada.diffusion.blocks import check_blocks
 from lm_eval_llada.engine.arguments import ModelArguments, parse_model_args
-from lm_eval_llada.engine.decoding import with_release_decoding
+from lm_eval_llada.engine.decoding import block_lines, in_own_blocks, with_release_decoding
 from lm_eval_llada.engine.device_memory import bound_kernel_caches
 from lm_eval_llada.engine.ranks import own_gpu_memory
 from lm_eval_llada.engine.tokenization import Tokenization
@@ -87,10 +89,14 @@ def open_run(model_args: Mapping[str, Any]) -> Checkpoint:
         ValueError: As these two, or if an option is set that the decoding does not have.
     """
     checkpoint = open_checkpoint(parse_model_args(model_args))
+    blocks = checkpoint.config.blocks
+    check_blocks(checkpoint.arguments.sampling, blocks)
+    check_block_likelihood(checkpoint.arguments.likelihood, blocks)
     filled, notes = with_release_decoding(model_args, checkpoint.config.family)
     arguments = parse_model_args(filled)
     arguments.sampling.require_used()
-    notes = (*checkpoint.rope.notes, *notes)
+    arguments = replace(arguments, sampling=in_own_blocks(arguments.sampling, blocks))
+    notes = (*checkpoint.rope.notes, *notes, *block_lines(blocks))
     return replace(checkpoint, arguments=arguments, notes=notes)
 
 

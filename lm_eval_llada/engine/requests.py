@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from lm_eval.models.utils import truncate_tokens
 
+from lm_eval_llada.diffusion.block_rules import BlockRules
 from lm_eval_llada.diffusion.sampling_options import (
     DREAM_ONLY,
     SamplingOptions,
@@ -21,6 +22,7 @@ from lm_eval_llada.engine.arguments import (
     convert,
     unknown_name,
 )
+from lm_eval_llada.engine.decoding import in_own_blocks
 from lm_eval_llada.engine.stops import stops_of
 from lm_eval_llada.tasks.output_length import LENGTH_NAMES, output_length
 
@@ -56,7 +58,7 @@ class GenerationSettings:
 
 
 def generation_settings(
-    gen_kwargs: Mapping[str, Any], defaults: SamplingOptions
+    gen_kwargs: Mapping[str, Any], defaults: SamplingOptions, blocks: BlockRules | None = None
 ) -> GenerationSettings:
     """A request's generation_kwargs over the options of model_args; the request wins.
 
@@ -68,6 +70,7 @@ def generation_settings(
     Args:
         gen_kwargs: From the task and `--gen_kwargs`; not modified.
         defaults: From model_args.
+        blocks: Of a model that has blocks of its own, see `decoding.in_own_blocks`.
 
     Raises:
         ValueError: If a name is unknown, a value is not valid, or one asks for a sampler that
@@ -93,6 +96,7 @@ def generation_settings(
     if options.alg == "none":
         # Refused above where they were asked for here and would change something.
         options = replace(options, **{name: _DEFAULTS[name] for name in DREAM_ONLY})
+    options = in_own_blocks(options, blocks)
     ignore_eos = convert("ignore_eos", gen_kwargs.get("ignore_eos", False), bool)
     return GenerationSettings(options, stops_of(gen_kwargs.get("until")), ignore_eos)
 

@@ -245,7 +245,8 @@ class LLaDALM(TemplateLM):
     def _generation_job(self, request: Instance, seeds: RequestSeeds) -> Generation:
         context, gen_kwargs = request.args
         task, sample = _task_and_sample(request)
-        settings = generation_settings(gen_kwargs, self.arguments.sampling)
+        blocks = self._checkpoint.config.blocks
+        settings = generation_settings(gen_kwargs, self.arguments.sampling, blocks)
         refuse_random_cache(self.cache_hook, gen_kwargs, is_random=settings.options.is_random)
         self._log.saw_settings(task, settings)
         prompt = self._fitted(request, self.tok_encode(context), settings.options.gen_length)

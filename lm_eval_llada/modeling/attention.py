@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, bidirectional_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lm_eval_llada.modeling.packing import Packing, Rows, pack
+from lm_eval_llada.modeling.packing import Packing, PreparedAttention, Rows, pack
 from lm_eval_llada.modeling.pairwise import is_pairwise, pairwise_mask
 
 
@@ -100,7 +100,7 @@ def attention_mask_for(
     implementation: str,
     hidden_states: Tensor,
     key_length: int,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | PreparedAttention | None,
     document_ids: Tensor | None,
     rows: Rows | None,
 ) -> Any:
@@ -118,6 +118,8 @@ def attention_mask_for(
         document_ids: int (batch, key_length); None if each sequence is one document.
         rows: queries to be asked for; None for all positions.
     """
+    if isinstance(attention_mask, PreparedAttention):
+        return attention_mask
     if rows is not None and rows.batch.shape[0] == 0:
         return None
     batch_size = hidden_states.shape[0]
@@ -178,13 +180,15 @@ def attend(
         Output (batch, queries, heads * head_dim) and weights (batch, heads, queries, keys) or None;
         with `rows`, (num_rows, heads * head_dim) and (num_rows, heads, keys).
     """
+    if isinstance(mask, PreparedAttention):
+        return mask.attend(module, query, key, value, rows), None
     if isinstance(mask, Packing):
         return _attend_packed(module, query, key, value, mask), None
     if rows is not None and rows.batch.shape[0] == 0:
         # Some kernels cannot be called without a query.
         nothing = query.new_zeros(0, query.shape[1], key.shape[1])
         return query.flatten(1), nothing if with_weights else None
-    run = _attend_groups if isinstance(mask, list) else _call
+    run = _attend_groups if isinstance(mask, list) else call_attention
     if rows is None:
         output, weights = run(module, query, key, value, mask, with_weights)
         return output.flatten(2), weights
@@ -227,7 +231,7 @@ def eager_attention(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def _call(
+def call_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -264,7 +268,9 @@ def _attend_groups(
             sequences = group.sequences[:, None]
             some_keys, some_values = (states[sequences, group.keys] for states in (key, value))
             some_queries = query[sequences, group.slots]
-            some, given = _call(module, some_queries, some_keys, some_values, None, with_weights)
+            some, given = call_attention(
+                module, some_queries, some_keys, some_values, None, with_weights
+            )
             output[sequences, group.slots] = some
             if weights is not None and given is not None:
                 places = (sequences[:, None], group.slots[:, None], group.keys)
@@ -309,7 +315,7 @@ def _attend_packed(
     packed_key, packed_value = (
         states.flatten(0, 1)[packing.key_order][None] for states in (key, value)
     )
-    output, _ = _call(
+    output, _ = call_attention(
         module,
         flat_query[packing.query_order][None],
         packed_key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lm_eval_llada.modeling.cache import KeyValueCache
+from lm_eval_llada.modeling.packing import PreparedAttention
 from lm_eval_llada.modeling.pairwise import is_pairwise
 
 
@@ -12,7 +13,7 @@ def check_shapes(
     input_ids: Tensor | None,
     inputs_embeds: Tensor | None,
     width: int,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | PreparedAttention | None,
     position_ids: Tensor | None,
     rows: Tensor | None,
     document_ids: Tensor | None,
@@ -26,6 +27,8 @@ def check_shapes(
     batch_size, seq_length = _input_shape(input_ids, inputs_embeds, width)
     is_window = cache is not None and cache.is_filled
     key_length = cache.key_length if cache is not None and is_window else seq_length
+    if isinstance(attention_mask, PreparedAttention):
+        attention_mask = None
     if attention_mask is not None and is_pairwise(attention_mask):
         _check_pairwise(attention_mask, batch_size, seq_length, document_ids, cache)
         attention_mask = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.errors import unknown_choice
 from lm_eval_llada.modeling.attention import attention_mask_for, locate_rows, window_rows
 from lm_eval_llada.modeling.block import LLaDABlock, LLaDARMSNorm
+from lm_eval_llada.modeling.block_cache import BlockCache
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.copies import mesh_of_copies
 from lm_eval_llada.modeling.inputs import check_shapes
 from lm_eval_llada.modeling.outputs import HiddenStatesChoice, Recorded
+from lm_eval_llada.modeling.packing import PreparedAttention
 from lm_eval_llada.modeling.pairwise import is_pairwise
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 from lm_eval_llada.modeling.weight_files import EMBEDDING, HEAD, check_loaded_head
@@ -200,7 +203,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | PreparedAttention | None = None,
         position_ids: Tensor | None = None,
         rows: Tensor | None = None,
         document_ids: Tensor | None = None,
@@ -218,7 +221,8 @@ class LLaDAForMaskedLM(PreTrainedModel):
         Args:
             input_ids: int64 (batch, seq); or `inputs_embeds` in their place.
             attention_mask: (batch, seq), 1 = real, 0 = padding on either side; None if all real. Or
-                (batch or 1, 1, seq, seq), which keys each query sees, under sdpa and eager.
+                (batch or 1, 1, seq, seq), which keys each query sees, under sdpa and eager. Or
+                attention laid out already, for a pass of `BlockCache`.
             position_ids: int64 (batch, seq), (1, seq) or (seq,); None means 0, 1, 2, ...
             rows: int64 (num_rows, 2) of (batch, position), in any order; None means all positions.
                 The last layer computes everything after its keys and values for these only.
@@ -256,7 +260,9 @@ class LLaDAForMaskedLM(PreTrainedModel):
         given = (attention_mask, position_ids, rows, document_ids)
         check_shapes(input_ids, inputs_embeds, width, *given, cache)
         recorded = Recorded.for_call(self.config, output_hidden_states, output_attentions)
-        if rows is not None and rows.shape[0] == 0 and cache is None and recorded.is_empty:
+        # A cache is filled whatever is asked for.
+        is_kept = cache is not None or isinstance(attention_mask, PreparedAttention)
+        if rows is not None and rows.shape[0] == 0 and not is_kept and recorded.is_empty:
             logits = self.model.transformer["wte"].weight.new_zeros(0, self.config.embedding_size)
         else:
             logits = self._head(self._encode(input_ids, inputs_embeds, *given, cache, recorded))
@@ -269,7 +275,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         self,
         input_ids: Tensor | None,
         inputs_embeds: Tensor | None,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | PreparedAttention | None,
         position_ids: Tensor | None,
         rows: Tensor | None,
         document_ids: Tensor | None,
@@ -283,23 +289,20 @@ class LLaDAForMaskedLM(PreTrainedModel):
             hidden_states = self.model.transformer["wte"](input_ids)
         batch_size, seq_length, _ = hidden_states.shape
         is_window = cache is not None and cache.is_filled
-        if attention_mask is not None:
+        padding = None
+        if isinstance(attention_mask, Tensor):
             attention_mask = attention_mask.bool()
             # Without a mask attention can take its fastest kernel.
             if not torch.compiler.is_compiling() and bool(attention_mask.all()):
                 attention_mask = None
+            padding = None if is_window or is_pairwise(attention_mask) else attention_mask
         if position_ids is not None:
             position_ids = position_ids.view(-1, seq_length)
         window = position_ids if is_window else None
         if rows is not None and window is not None:
             rows = torch.stack([rows[:, 0], rows[:, 1] - window[rows[:, 0], 0]], dim=1)
         located = None if rows is None else locate_rows(rows, batch_size, seq_length)
-        cos, sin = self.rotary(
-            seq_length,
-            hidden_states.device,
-            position_ids,
-            None if is_window or is_pairwise(attention_mask) else attention_mask,
-        )
+        cos, sin = self.rotary(seq_length, hidden_states.device, position_ids, padding)
         if not self.config.rope_full_precision:
             cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
         implementation = self.config._attn_implementation
@@ -370,6 +373,8 @@ def as_denoiser(
         model.device if device is None else device,
         shift=model.config.shift,
         new_cache=KeyValueCache,
+        blocks=model.config.blocks,
+        new_block_cache=partial(BlockCache, model),
         stats=DenoiserStats() if stats is None else stats,
     )
 

@@ -44,6 +44,16 @@ class Packing(NamedTuple):
     max_keys: int
 
 
+class PreparedAttention:
+    """Attention that was laid out for one pass beforehand, in the place of its mask."""
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rows: Rows | None
+    ) -> Tensor:
+        """Attention output of each query; arguments and shapes as of `attention.attend`."""
+        raise NotImplementedError
+
+
 def pack(
     batch_size: int,
     key_length: int,

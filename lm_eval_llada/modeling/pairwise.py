@@ -6,6 +6,8 @@ and a noisy copy of one text all need no more than this.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,9 @@ PAIRWISE_IMPLEMENTATIONS = ("sdpa", "eager")
 """Attention functions that take such a mask; flash attention has none, flex another form."""
 
 
-def is_pairwise(attention_mask: Tensor | None) -> bool:
+def is_pairwise(attention_mask: object) -> TypeGuard[Tensor]:
     """Whether a mask names pairs of query and key rather than padding."""
-    return attention_mask is not None and attention_mask.dim() == 4
+    return isinstance(attention_mask, Tensor) and attention_mask.dim() == 4
 
 
 def block_causal(query_blocks: Tensor, key_blocks: Tensor) -> Tensor:
