@@ -18,6 +18,7 @@ from lm_eval_llada.engine.argument_text import text_from
 from lm_eval_llada.engine.fingerprints import fingerprint
 from lm_eval_llada.engine.keys import plain_settings
 from lm_eval_llada.errors import nearest, real_from, unknown_choice, whole_from
+from lm_eval_llada.modeling.attention_choice import check_attention_choice
 from lm_eval_llada.modeling.loading import DTYPES, check_quantization
 from lm_eval_llada.modeling.model import check_attention
 from lm_eval_llada.rope import EXTRA_KEYS, RopeChoice
@@ -41,6 +42,8 @@ class LoadingOptions:
         tp: Number of ranks that share each layer; needs torchrun. A multiple of it holds several
             copies of the model, which share the requests.
         quantization: Weights in `8bit` or `4bit` by bitsandbytes; changes the numbers a little.
+        attention: `bidirectional` or `block`, where a checkpoint's files do not say which; with
+            `block`, block_length is the model's own. None is what they say.
 
     Raises:
         ValueError: If a value is not one of those allowed or two of them contradict each other.
@@ -56,8 +59,10 @@ class LoadingOptions:
     device_map: str | None = None
     tp: int | None = None
     quantization: str = "none"
+    attention: str | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:  # noqa: D105
+        check_attention_choice(self.attention)
         if self.dtype not in DTYPES:
             raise unknown_choice("dtype", self.dtype, DTYPES)
         check_attention(self.attn_implementation)

@@ -24,6 +24,7 @@ from lm_eval_llada.modeling import (
     load_config,
     load_model,
 )
+from lm_eval_llada.modeling.attention_choice import with_attention
 from lm_eval_llada.modeling.weights import check_weights
 from lm_eval_llada.rope import ResolvedRope
 
@@ -103,13 +104,15 @@ def open_run(model_args: Mapping[str, Any]) -> Checkpoint:
 def _source(arguments: ModelArguments) -> tuple[object, ...]:
     """What a checkpoint is opened by, of all arguments."""
     loading, add_bos_token = arguments.loading, arguments.requests.add_bos_token
-    names = (loading.pretrained, loading.revision, loading.tokenizer)
-    return (*names, arguments.rope, add_bos_token)
+    names = (loading.pretrained, loading.revision, loading.tokenizer, loading.attention)
+    length = None if loading.attention is None else arguments.sampling.block_length
+    return (*names, length, arguments.rope, add_bos_token)
 
 
 def _opened(arguments: ModelArguments) -> Checkpoint:
     loading = arguments.loading
     config = load_config(loading.pretrained, revision=loading.revision)
+    config = with_attention(config, loading.attention, arguments.sampling.block_length)
     config, rope = apply_rope(config, arguments.rope)
     location = resolve_checkpoint(loading.pretrained)
     if Path(location).is_dir():

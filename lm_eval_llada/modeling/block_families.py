@@ -40,7 +40,7 @@ _SDAR = Family(
     only={**NO_WINDOW, "use_regular_causal": (False,)},
     tensors=TENSORS + MLP_TENSORS,
     is_block_causal=True,
-    blocks=BlockRules(4),
+    blocks=BlockRules(4, reveal="quota"),
     # Its added_tokens.json and its special tokens call one id by two names.
     mask_tokens=("<MASK>", "<|MASK|>"),
     end_of_turn=QWEN_TURN,
@@ -90,7 +90,7 @@ BLOCK_FAMILIES: tuple[Family, ...] = (
         tensors=TENSORS + MLP_TENSORS,
         shift=True,
         is_block_causal=True,
-        blocks=BlockRules(32, first_token="previous"),
+        blocks=BlockRules(32, first_token="previous", reveal="sub_blocks", sub_block_length=8),
         # Its code has the id as a default of `generate`.
         mask_tokens=("|<MASK>|",),
         end_of_turn=QWEN_TURN,
@@ -188,7 +188,7 @@ BLOCK_FAMILIES: tuple[Family, ...] = (
         ),
         rope_keys=("partial_rotary_factor",),
         is_block_causal=True,
-        blocks=BlockRules(32),
+        blocks=BlockRules(32, reveal="quota"),
         mask_tokens=("<|mask|>",),
         end_of_turn=("<|role_end|>",),
         decoding={**GREEDY, "threshold": 0.95},

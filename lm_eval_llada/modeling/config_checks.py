@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
 from lm_eval_llada.rope.existing import KNOWN_KEYS, rotary_dim
-
-if TYPE_CHECKING:
-    from lm_eval_llada.modeling.configuration import LLaDAConfig
 
 # The official code has more switches than any released LLaDA checkpoint uses. A checkpoint that
 # sets one of them otherwise would compute something else here, so it is refused.
@@ -32,8 +29,11 @@ _SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vo
           "embedding_size", "max_sequence_length", "train_length")  # fmt: skip
 
 
-def check_config(config: LLaDAConfig) -> None:
+def check_config(config: Any) -> None:
     """Stops at the first value that is out of range or asks for another network.
+
+    Args:
+        config: a `LLaDAConfig` whose defaults are filled in; its `head_dim` is settled here.
 
     Raises:
         ValueError: naming the value.
@@ -71,7 +71,7 @@ def check_config(config: LLaDAConfig) -> None:
         raise ValueError(f"rms_norm_eps must be from 0 to 1; got {config.rms_norm_eps!r}.")
 
 
-def _check_rope(config: LLaDAConfig) -> None:
+def _check_rope(config: Any) -> None:
     """Stops at parts of the rotation that the family's code does not read, or cannot be right."""
     parameters = config.rope_parameters
     whole = {"partial_rotary_factor": 1}
@@ -100,7 +100,7 @@ def _check_rope(config: LLaDAConfig) -> None:
             )
 
 
-def _check_heads(config: LLaDAConfig) -> None:
+def _check_heads(config: Any) -> None:
     """Settles the size of a head, which must hold pairs of dimensions to rotate."""
     is_separate = config.head_dim is not None and "head_dim" in config.row.fields
     usual, rest = divmod(config.d_model, config.n_heads)
@@ -122,7 +122,7 @@ def _check_heads(config: LLaDAConfig) -> None:
         raise ValueError(f"head_dim must be even and at least 2; got {config.head_dim}.")
 
 
-def _check_experts(config: LLaDAConfig) -> None:
+def _check_experts(config: Any) -> None:
     """Stops if a router could not choose as many experts as it is told to."""
     key = config.row.own_key
     num_experts, num_chosen = config.num_experts, config.num_experts_per_tok

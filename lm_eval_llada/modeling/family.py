@@ -52,7 +52,6 @@ class Family:
         train_length: trained context in tokens, or the key of config.json that has it, where
             `max_position_embeddings` and a stretched rotation say another number.
         decoding: settings of the release, in the names of model_args.
-        unsupported: why a known family is refused; empty where it runs.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Family:
     end_of_turn: tuple[str, ...] = ()
     train_length: int | str | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
-    unsupported: str = ""
 
     @property
     def key_mapping(self) -> dict[str, str]:
@@ -170,8 +168,6 @@ class Family:
         return kept | dict(origin)
 
     def _check(self, values: Mapping[str, Any]) -> None:
-        if self.unsupported:
-            raise ValueError(f"This is a checkpoint of {self.name}: {self.unsupported}")
         for name in _SIZES if self.fields else ():
             if values.get(key := self.own_key(name)) is None:
                 raise ValueError(f"{key} is missing, and {self.name} has no size by default.")

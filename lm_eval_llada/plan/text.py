@@ -14,6 +14,7 @@ from lm_eval_llada.diffusion.sampler import CACHES
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
 from lm_eval_llada.engine.decoding import with_release_decoding
 from lm_eval_llada.modeling import find_config
+from lm_eval_llada.modeling.attention_choice import with_attention
 from lm_eval_llada.modeling.cost import (
     Work,
     cache_bytes,
@@ -46,6 +47,8 @@ def describe(namespace: argparse.Namespace) -> str:
     given = with_run_settings(config.model_args, beside)
     loading = parse_model_args(given).loading
     shape, note = find_config(loading.pretrained, loading.revision)
+    own = parse_model_args(given).sampling.block_length
+    shape = with_attention(shape, loading.attention, own)
     arguments = parse_model_args(with_release_decoding(given, shape.family)[0])
     arguments.sampling.require_used()
     dtype = loading.dtype if loading.dtype != "auto" else shape.dtype or torch.float32

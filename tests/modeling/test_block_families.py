@@ -9,8 +9,19 @@ import pytest
 import torch
 
 from lm_eval_llada.diffusion.block_rules import BlockRules
-from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM, load_config, load_model
+from lm_eval_llada.diffusion.denoiser import Part
+from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
+from lm_eval_llada.modeling import (
+    LLaDAConfig,
+    LLaDAForMaskedLM,
+    as_denoiser,
+    load_config,
+    load_model,
+)
+from lm_eval_llada.modeling.attention_choice import with_attention
+from lm_eval_llada.modeling.block_cache import BlockCache
 from lm_eval_llada.rope import RopeChoice
+from tests.helpers.block_loops import plain_block_generate
 from tests.helpers.family_checkpoints import (
     CONFIGS,
     FAMILY_IDS,
@@ -126,6 +137,41 @@ def test_a_noisy_and_a_clean_copy_are_those_of_the_class(tmp_path, family, dtype
     assert difference(found[:, LENGTH:], alone) <= bound(model)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_beside_an_exact_cache_are_rows_of_both_copies(tmp_path, family, dtype):
+    reference = checkpoint(family, tmp_path).to(dtype)
+    model = load(tmp_path, dtype)
+    rules = model.config.blocks
+    clean, noisy = IDS[0], IDS[0].clone()
+    noisy[1::2] = MASK_ID
+    both = torch.cat([noisy, clean])[None]
+    positions = torch.arange(LENGTH).repeat(2)[None]
+    expected = reference_logits(reference, both, doubled_mask(rules), positions)[0, :LENGTH]
+    cache = BlockCache(model, 1, LENGTH)
+    for block in rules.block_ids(LENGTH, PROMPT).unique():
+        place = (rules.block_ids(LENGTH, PROMPT) == block).nonzero()[:, 0]
+        start, every = int(place[0]), torch.arange(len(place))
+        part = Part(0, noisy[place], start, (range(start),), 0 * every, every, False)
+        found = cache.read([part])
+        # What a cache gives is in float32; in float64 that rounding is all that differs.
+        far = (found - expected[place]).abs().max() / expected.abs().max()
+        assert far <= (2e-6 if dtype == torch.float32 else 1e-7)
+        numbers = every if rules.prefix == "causal" else 0 * every
+        cache.read([part._replace(ids=clean[place], numbers=numbers, keep=True)])
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.3}])
+def test_texts_are_those_of_the_loop_by_the_rules_of_the_family(tmp_path, family, options):
+    checkpoint(family, tmp_path)
+    model = load(tmp_path)
+    rules = model.config.blocks
+    chosen = SamplingOptions(gen_length=10, **options)
+    prompts = [IDS[0, :length] for length in (PROMPT, 8, 1)]
+    expected = [plain_block_generate(model, rules, ids, chosen, MASK_ID) for ids in prompts]
+    found = generate(as_denoiser(model, mask_token_id=MASK_ID), prompts, chosen)
+    assert [text.tolist() for text in found] == expected
+
+
 @pytest.mark.parametrize("family", DENSE_IDS)
 def test_a_block_knows_nothing_of_what_is_behind_it(tmp_path, family):
     checkpoint(family, tmp_path)
@@ -144,12 +190,12 @@ def test_a_block_knows_nothing_of_what_is_behind_it(tmp_path, family):
 
 
 PUBLISHED = {
-    "SDAR": BlockRules(4),
-    "SDAR-MoE": BlockRules(4),
+    "SDAR": BlockRules(4, reveal="quota"),
+    "SDAR-MoE": BlockRules(4, reveal="quota"),
     "DreamReasoner": BlockRules(32),
-    "Fast-dLLM v2": BlockRules(32, first_token="previous"),
+    "Fast-dLLM v2": BlockRules(32, first_token="previous", reveal="sub_blocks", sub_block_length=8),
     "Nemotron-Labs-Diffusion": BlockRules(32, grid="prompt", prefix="causal", first_token="causal"),
-    "LLaDA2": BlockRules(32),
+    "LLaDA2": BlockRules(32, reveal="quota"),
 }
 
 
@@ -175,6 +221,24 @@ def test_a2d_sees_all_positions_unless_its_config_has_blocks(tmp_path):
         written = json.loads((tmp_path / family / "config.json").read_text())
         assert written["block_length"] == 32
         assert load_config(tmp_path / family).blocks == config.blocks
+
+
+def test_the_user_says_which_attention_files_do_not_name():
+    a2d = LLaDAConfig.from_dict(dict(CONFIGS["A2D-Qwen3"]))
+    assert with_attention(a2d, None, 8) is a2d
+    assert with_attention(a2d, "bidirectional").blocks is None
+    assert with_attention(a2d, "block").blocks == BlockRules(32, grid="prompt")
+    assert with_attention(a2d, "block", 8).blocks == BlockRules(8, grid="prompt")
+    assert a2d.blocks is None
+    sdar = LLaDAConfig.from_dict({**CONFIGS["SDAR"], "block_size": 16})
+    assert with_attention(sdar, "block").block_length == 16
+    assert with_attention(sdar, "block", 8).block_length == 8
+    with pytest.raises(ValueError, match="SDAR was trained to see earlier blocks only"):
+        with_attention(sdar, "bidirectional")
+    with pytest.raises(ValueError, match="Dream was trained to see all positions"):
+        with_attention(LLaDAConfig.from_dict(dict(CONFIGS["Dream"])), "block", 8)
+    with pytest.raises(ValueError, match="attention must be one of bidirectional, block"):
+        with_attention(a2d, "causal")
 
 
 def test_a_row_is_read_before_it_where_the_release_shifts():
