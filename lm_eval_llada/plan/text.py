@@ -116,11 +116,12 @@ def _decoding_lines(plan: RunPlan, block_length: int | None) -> list[str]:
             text = "likelihoods"
             if sampling is not None:
                 steps = min(sampling.steps or sampling.gen_length, sampling.gen_length)
-                size = block_length or sampling.block_length or sampling.gen_length
+                chosen = sampling.block_length or sampling.gen_length
+                size = block_length or min(chosen, sampling.gen_length)
                 kept = "exact" if block_length else sampling.cache
                 text = (
-                    f"gen_length {sampling.gen_length} in blocks of "
-                    f"{min(size, sampling.gen_length)}, {steps} steps, cache={kept}"
+                    f"gen_length {sampling.gen_length} in blocks of {size}, {steps} steps, "
+                    f"cache={kept}"
                 )
             tasks.setdefault(text, []).append(task.name)
     return [f"{_shortened(names)}: {text}." for text, names in tasks.items()]
