@@ -13,12 +13,14 @@ from lm_eval_llada.modeling.model import (
     LLaDAForMaskedLM,
     as_denoiser,
 )
+from lm_eval_llada.modeling.prompt_cache import PromptCache
 
 __all__ = [
     "ATTENTION_IMPLEMENTATIONS",
     "KeyValueCache",
     "LLaDAConfig",
     "LLaDAForMaskedLM",
+    "PromptCache",
     "apply_rope",
     "as_denoiser",
     "find_config",

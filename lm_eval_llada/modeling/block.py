@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,14 @@ from lm_eval_llada.modeling.rotary import rotate
 
 MLP_CHUNK_BYTES = 256 * 2**20
 """Largest intermediate tensor of an MLP; longer inputs go through it in chunks of rows."""
+
+
+class LayerReader(Protocol):
+    """Runs layers in another way than `LLaDABlock.forward`, see `prompt_pass`."""
+
+    def run(self, block: LLaDABlock, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The residual stream after a block."""
+        ...
 
 
 class LLaDARMSNorm(nn.Module):
@@ -85,6 +93,7 @@ class LLaDABlock(GradientCheckpointingLayer):
         cache: KeyValueCache | None = None,
         window: Tensor | None = None,
         with_weights: bool = False,
+        reader: LayerReader | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The residual stream after this block, and the attention weights if asked for.
 
@@ -97,14 +106,15 @@ class LLaDABlock(GradientCheckpointingLayer):
             cache: keeps keys and values. A filled one also brings those of all other positions.
             window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
             with_weights: return the attention weights, which `eager` alone computes.
+            reader: does this layer's part of a pass with kept prompts, in place of all of the above.
 
         Returns:
             (batch, seq, d_model), or (num_rows, d_model) with `rows`; weights as of `attend`.
         """
+        if reader is not None:
+            return reader.run(self, hidden_states, cos, sin), None
         normed = self.attn_norm(hidden_states)
-        key = self.k_norm(self._heads(self.k_proj(normed)))
-        key = rotate(key, cos[:, :, None], sin[:, :, None])
-        value = self._heads(self.v_proj(normed))
+        key, value = self.keys_values(normed, cos, sin)
         if cache is not None and window is not None:
             key, value = cache.replace(self.layer_idx, key, value, window)
         elif cache is not None:
@@ -115,11 +125,25 @@ class LLaDABlock(GradientCheckpointingLayer):
             chosen = (rows.batch, rows.position)
             hidden_states, normed = hidden_states[chosen], normed[chosen]
             cos, sin = (t.expand(len(key), -1, -1)[chosen] for t in (cos, sin))
-        query = self.q_norm(self._heads(self.q_proj(normed)))
-        query = rotate(query, cos[..., None, :], sin[..., None, :])
+        query = self.queries(normed, cos, sin)
         attended, weights = attend(self, query, key, value, mask, rows, with_weights)
+        return self.advance(hidden_states, attended), weights
+
+    def keys_values(self, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values of normed states (..., d_model), each (..., heads, head_dim)."""
+        key = self.k_norm(self._heads(self.k_proj(normed)))
+        key = rotate(key, cos[..., None, :], sin[..., None, :])
+        return key, self._heads(self.v_proj(normed))
+
+    def queries(self, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotated queries of normed states (..., d_model), (..., heads, head_dim)."""
+        query = self.q_norm(self._heads(self.q_proj(normed)))
+        return rotate(query, cos[..., None, :], sin[..., None, :])
+
+    def advance(self, hidden_states: Tensor, attended: Tensor) -> Tensor:
+        """The residual stream (..., d_model) with attention's output and the MLP added."""
         hidden_states = hidden_states + self.attn_out(attended)
-        return hidden_states + self._mlp(self.ff_norm(hidden_states)), weights
+        return hidden_states + self._mlp(self.ff_norm(hidden_states))
 
     def _mlp(self, normed: Tensor) -> Tensor:
         """The gated MLP. It works row by row, so long inputs go through in parts that fit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lm_eval_llada.modeling.cache import KeyValueCache
+from lm_eval_llada.modeling.prompt_cache import PromptCache
 
 
 def check_shapes(
@@ -15,7 +16,7 @@ def check_shapes(
     position_ids: Tensor | None,
     rows: Tensor | None,
     document_ids: Tensor | None,
-    cache: KeyValueCache | None,
+    cache: KeyValueCache | PromptCache | None,
 ) -> None:
     """Stops if the arguments of `LLaDAForMaskedLM.forward` do not fit each other.
 

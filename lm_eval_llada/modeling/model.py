@@ -20,6 +20,8 @@ from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.copies import mesh_of_copies
 from lm_eval_llada.modeling.inputs import check_shapes
 from lm_eval_llada.modeling.outputs import HiddenStatesChoice, Recorded
+from lm_eval_llada.modeling.prompt_cache import PromptCache
+from lm_eval_llada.modeling.prompt_pass import read_with_prompts
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 from lm_eval_llada.modeling.weight_files import EMBEDDING, HEAD, check_loaded_head
 
@@ -202,7 +204,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         rows: Tensor | None = None,
         document_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | PromptCache | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: HiddenStatesChoice = None,
         output_attentions: bool | None = None,
@@ -224,7 +226,8 @@ class LLaDAForMaskedLM(PreTrainedModel):
             cache: an empty one is filled. With a filled one, `input_ids` are windows of the
                 sequences it was filled from, all of one width: `position_ids` (batch, seq) say
                 where they are, consecutive in each; `attention_mask` is (batch, key_length) and
-                the positions in `rows` are those in the sequences.
+                the positions in `rows` are those in the sequences. A `PromptCache` does the same,
+                with windows behind what it keeps, and needs `rows`.
             inputs_embeds: (batch, seq, d_model), what the token embedding would give.
             output_hidden_states: True for all, or one number or several of those to keep, the
                 others being None; None takes the config's.
@@ -252,7 +255,10 @@ class LLaDAForMaskedLM(PreTrainedModel):
         given = (attention_mask, position_ids, rows, document_ids)
         check_shapes(input_ids, inputs_embeds, width, *given, cache)
         recorded = Recorded.for_call(self.config, output_hidden_states, output_attentions)
-        if rows is not None and rows.shape[0] == 0 and cache is None and recorded.is_empty:
+        if isinstance(cache, PromptCache):
+            recorded.require_none("a PromptCache")
+            logits = self._head(read_with_prompts(self, input_ids, *given[:3], cache))
+        elif rows is not None and rows.shape[0] == 0 and cache is None and recorded.is_empty:
             logits = self.model.transformer["wte"].weight.new_zeros(0, self.config.embedding_size)
         else:
             logits = self._head(self._encode(input_ids, inputs_embeds, *given, cache, recorded))
@@ -363,6 +369,7 @@ def as_denoiser(
         model.device if device is None else device,
         shift=model.config.shift,
         new_cache=KeyValueCache,
+        new_prompt_cache=PromptCache,
         stats=DenoiserStats() if stats is None else stats,
     )
 
