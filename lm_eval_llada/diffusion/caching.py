@@ -1,7 +1,7 @@
 """Which cache each pass of a decoding gets, and which part of each text it reads.
 
-Three policies, by `SamplingOptions.cache`: none; `prefix` and `dual`, which begin anew in each block
-(Fast-dLLM, arXiv 2505.22618); and `prompt`, which reads the prompts once for all blocks.
+Three policies, by `SamplingOptions.cache`: none; `prefix` and `dual`, which begin anew in each
+block (Fast-dLLM, arXiv 2505.22618); and `prompt`, which reads the prompts once for all blocks.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class Caching:
         end = self._block[1] if self.options.cache == "dual" else self.options.gen_length
         return self._cache, [text.window(self._block[0], end) for text in texts]
 
-    def _prompt_pass(
-        self, texts: Sequence[Windowed]
-    ) -> tuple[DenoiserCache, list[range] | None]:
+    def _prompt_pass(self, texts: Sequence[Windowed]) -> tuple[DenoiserCache, list[range] | None]:
         if self._prompts is None:
             options = self.options
             reading = PromptReading(options.prompt_chunk, options.keep, options.cache_dtype)

@@ -106,7 +106,7 @@ class LLaDABlock(GradientCheckpointingLayer):
             cache: keeps keys and values. A filled one also brings those of all other positions.
             window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
             with_weights: return the attention weights, which `eager` alone computes.
-            reader: does this layer's part of a pass with kept prompts, in place of all of the above.
+            reader: does the layer's part of a pass with kept prompts, in place of all of the above.
 
         Returns:
             (batch, seq, d_model), or (num_rows, d_model) with `rows`; weights as of `attend`.

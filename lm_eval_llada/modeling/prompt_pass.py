@@ -114,17 +114,19 @@ class PromptReader:
         self._dtype_beside = cache.dtype_beside
         self._looking = range(0)
         if cache.is_looking:
-            self._looking = range(*(text.num_kept + n for n in (cache.block.start, cache.block.stop)))
+            self._looking = range(
+                *(text.num_kept + n for n in (cache.block.start, cache.block.stop))
+            )
 
     def run(self, block: LLaDABlock, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """The residual stream after a block, (1, seq, d_model) in place; rows after the last one."""
+        """The stream after a block, (1, seq, d_model) in place; after the last one, of the rows."""
         stream, cos, sin = hidden_states[0], cos[0], sin[0]
         both = self._read_keys(block, stream, cos, sin)
         if block.layer_idx == self._last:
             # What a row sees does not depend on where it is: those asked for attend to everything.
             at = self._positions.to(stream.device)
             query = block.queries(block.attn_norm(stream[at]), cos[at], sin[at])
-            return block.advance(stream[at], attend_all(query, *both, block.scaling))
+            return block.advance(stream[at], attend_all(query, both[0], both[1], block.scaling))
         for part in self._parts(len(stream), stream.device.type):
             some = stream[part]
             query = block.queries(block.attn_norm(some), cos[part], sin[part])
@@ -194,7 +196,11 @@ class WindowReader:
             num_layers: of the model.
         """
         self._texts, self._sizes, self._rows, self._last = texts, sizes, rows, num_layers - 1
-        self._block, self._is_looking, self._keep = cache.block, cache.is_looking, cache.reading.keep
+        self._block, self._is_looking, self._keep = (
+            cache.block,
+            cache.is_looking,
+            cache.reading.keep,
+        )
         owners = rows[:, 0].tolist()
         self._of_window = [[i for i, at in enumerate(owners) if at == n] for n in range(len(texts))]
 
@@ -215,9 +221,9 @@ class WindowReader:
                 _select(block, layer, looking, both, self._keep)
             if is_last:
                 at = rows[self._of_window[window], 1]
-                output[window, at] = attend_all(query[window, at], *both, block.scaling)
+                output[window, at] = attend_all(query[window, at], both[0], both[1], block.scaling)
             else:
-                output[window] = attend_all(query[window], *both, block.scaling)
+                output[window] = attend_all(query[window], both[0], both[1], block.scaling)
         if not is_last:
             return block.advance(hidden_states, output)
         chosen = (rows[:, 0], rows[:, 1])
