@@ -14,7 +14,7 @@ from lm_eval_llada.errors import (
 
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prefix", "dual", "prompt")
-CACHE_DTYPES = ("auto", "bfloat16", "float16", "float32")
+CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
 PROMPT_CACHE_ONLY = ("prompt_chunk", "keep", "prompt_refresh", "cache_dtype")
 """Options of `cache=prompt` alone."""
 DREAM_ONLY = ("alg_temp", "top_p", "top_k")

@@ -41,7 +41,6 @@ class KeptLayer:
         shape = (2, num_heads, num_keys, head_dim)
         self._whole = torch.empty(shape, dtype=dtype, device=key.device)
         self._pages: Tensor | None = None
-        self._uses_pages = False
 
     def buffers(self, like: Tensor, length: int) -> Tensor:
         """Where the first pass writes keys and values, (2, kv_heads, length, head_dim)."""
@@ -64,7 +63,7 @@ class KeptLayer:
             whole: whether to take all of the prompt, and not the pages that were selected.
         """
         kept = self._whole
-        if self._uses_pages and not whole and self._pages is not None:
+        if self._pages is not None and not whole:
             kept = self._pages
         num_kept = self.num_kept if kept is self._whole else kept.shape[2] - self._room
         num_keys = num_kept + len(key)
@@ -83,6 +82,10 @@ class KeptLayer:
         """Whole pages of the prompt. What follows them, up to its end, is always read."""
         return self.num_kept // PAGE
 
+    def is_choosing(self, keep: float | None) -> bool:
+        """Whether a share of the pages is less than all of them."""
+        return keep is not None and num_kept_pages(self.num_pages, keep) < self.num_pages
+
     def select(self, shares: Tensor, keep: float, both: Tensor) -> None:
         """Has the windows from here on read the best pages only.
 
@@ -91,11 +94,8 @@ class KeptLayer:
             keep: share of the pages to keep.
             both: keys and values of the whole prompt at least, (2, kv_heads, keys, head_dim).
         """
-        num_chosen = num_kept_pages(self.num_pages, keep)
-        self._uses_pages = num_chosen < self.num_pages
-        if not self._uses_pages:
-            return
         chosen = best_pages(shares, keep)
+        num_chosen = chosen.shape[1]
         size, end = num_chosen * PAGE, self.num_pages * PAGE
         rest = self.num_kept - end
         if self._pages is None:

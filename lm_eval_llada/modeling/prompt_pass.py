@@ -24,7 +24,8 @@ NUM_LAST = 64
 
 # Rows that go through a layer at once. A GPU is busy only with more.
 _PART_ROWS = {"cpu": 512}
-_MANY_ROWS = 4096
+MANY_ROWS = 4096
+"""The same on any other device."""
 
 
 @torch.no_grad()
@@ -148,7 +149,7 @@ class PromptReader:
         assert both is not None
         layer.store(both)
         text.layers[block.layer_idx] = layer
-        if self._looking and layer.num_pages:
+        if self._looking and layer.is_choosing(self._reading.keep):
             at = slice(self._looking.start, self._looking.stop)
             query = block.queries(block.attn_norm(stream[at]), cos[at], sin[at])
             _select(block, layer, query, both, self._reading.keep)
@@ -208,26 +209,23 @@ class WindowReader:
         """The residual stream after a block, (batch, window, d_model); rows after the last one."""
         normed = block.attn_norm(hidden_states)
         key, value = block.keys_values(normed, cos, sin)
-        query = block.queries(normed, cos, sin)
         is_last = block.layer_idx == self._last
-        rows = self._rows.to(query.device)
-        output = query.new_empty(*query.shape[:2], query.shape[2] * query.shape[3])
+        rows = self._rows.to(normed.device)
+        # The last layer goes on with the rows alone.
+        at = (rows[:, 0], rows[:, 1]) if is_last else (slice(None), slice(None))
+        query = block.queries(normed[at], cos[at], sin[at])
+        output = query.new_empty(*query.shape[:-2], query.shape[-2] * query.shape[-1])
         for window, text in enumerate(self._texts):
             layer, size = text.layers[block.layer_idx], self._sizes[window]
             own = (key[window, :size], value[window, :size])
             both = layer.with_window(*own, whole=self._is_looking)
-            if self._is_looking and layer.num_pages:
-                looking = query[window, self._block.start : self._block.stop]
+            if self._is_looking and layer.is_choosing(self._keep):
+                part = (window, slice(self._block.start, self._block.stop))
+                looking = block.queries(normed[part], cos[part], sin[part])
                 _select(block, layer, looking, both, self._keep)
-            if is_last:
-                at = rows[self._of_window[window], 1]
-                output[window, at] = attend_all(query[window, at], both[0], both[1], block.scaling)
-            else:
-                output[window] = attend_all(query[window], both[0], both[1], block.scaling)
-        if not is_last:
-            return block.advance(hidden_states, output)
-        chosen = (rows[:, 0], rows[:, 1])
-        return block.advance(hidden_states[chosen], output[chosen])
+            mine = self._of_window[window] if is_last else window
+            output[mine] = attend_all(query[mine], both[0], both[1], block.scaling)
+        return block.advance(hidden_states[at], output)
 
 
 def _select(
@@ -268,4 +266,4 @@ def _lengths(attention_mask: Tensor | None, batch_size: int, length: int) -> lis
 
 
 def _part_rows(device_type: str) -> int:
-    return _PART_ROWS.get(device_type, _MANY_ROWS)
+    return _PART_ROWS.get(device_type, MANY_ROWS)

@@ -208,7 +208,7 @@ def test_a_narrower_type_halves_what_is_kept_and_moves_logits_little():
     denoiser = as_denoiser(model, mask_token_id=MASK)
     sequence = torch.cat([prompt, torch.full((2,), MASK)])
     logits = {}
-    for dtype in ("auto", "float32", "bfloat16"):
+    for dtype in ("auto", "float32", "bfloat16", "float8_e4m3fn"):
         cache = denoiser.prompt_cache([18], PromptReading(dtype=dtype))
         given = ([sequence], [torch.tensor([18])], [18])
         first = denoiser.logits(*given, cache=cache)
@@ -216,9 +216,11 @@ def test_a_narrower_type_halves_what_is_kept_and_moves_logits_little():
         assert_close(first, denoiser.logits(*given), 1e-5)
         sizes[dtype] = kept_bytes(cache)
     assert torch.equal(logits["float32"], logits["auto"])
-    assert 0 < float((logits["bfloat16"] - logits["auto"]).abs().max()) < 0.5
+    for dtype, most in (("bfloat16", 0.1), ("float8_e4m3fn", 2.0)):
+        assert 0 < float((logits[dtype] - logits["auto"]).abs().max()) < most
     assert sizes["auto"] == sizes["float32"]
     assert sizes["bfloat16"] * 20 == sizes["auto"] // 2 * 18
+    assert sizes["float8_e4m3fn"] * 2 == sizes["bfloat16"]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_a_narrower_type_halves_what_is_kept_and_moves_logits_little():
         ({"cache": "prompt", "keep": 0}, "keep must be"),
         ({"cache": "prompt", "prompt_chunk": 0}, "prompt_chunk must be a whole number >= 1"),
         ({"cache": "prompt", "prompt_refresh": 0}, "prompt_refresh must be"),
-        ({"cache": "prompt", "cache_dtype": "int8"}, "float32; got 'int8'"),
+        ({"cache": "prompt", "cache_dtype": "int8"}, "float8_e4m3fn; got 'int8'"),
         ({"cache": "prompt", "refresh_every": 2}, "use prompt_refresh"),
     ],
 )
