@@ -10,6 +10,7 @@ lm_eval --model llada --tasks "$(lm-eval-llada tasks-path)/niah/niah_tiny.yaml"
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -136,11 +137,14 @@ def run(arguments: Sequence[str]) -> None:
             namespace.include_path = laid_out.include_path
             is_one_text = isinstance(getattr(namespace, "tasks", None), str)
             namespace.tasks = ",".join(laid_out.tasks) if is_one_text else laid_out.tasks
-        if getattr(namespace, "command", None) == "run":
+        is_run = getattr(namespace, "command", None) == "run"
+        if is_run:
             preemption.watch()
         include_path = getattr(namespace, "include_path", None) or []
         try:
-            with kept_answers(getattr(namespace, "output_path", None)), quiet_commit():
+            # No other command has the harness ask for a commit.
+            commit = quiet_commit() if is_run else contextlib.nullcontext()
+            with kept_answers(getattr(namespace, "output_path", None)), commit:
                 command_line.execute(namespace)
         except ValueError as error:
             raise explain_ranks(explain_missing(error, include_path)) from error

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.modeling.config_values import FIXED, merged_rope
 from lm_eval_llada.modeling.families import DEFAULT_FAMILY, family_named, find_family
 from lm_eval_llada.modeling.family import Family
 from lm_eval_llada.modeling.remote_code import kept_auto_map
@@ -22,26 +21,6 @@ from lm_eval_llada.rope import (
 )
 from lm_eval_llada.rope.existing import KNOWN_KEYS, check_rope_fields
 
-_DEFAULT_ROPE_THETA = 10_000.0
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-
-# The official code has more switches than any released LLaDA checkpoint uses. A checkpoint that
-# sets one of them otherwise would compute something else here, so it is refused.
-_FIXED: dict[str, Any] = {
-    "block_type": "llama",
-    "block_group_size": 1,
-    "layer_norm_type": "rms",
-    "layer_norm_with_affine": True,
-    "attention_layer_norm": False,
-    "activation_type": "silu",
-    "rope": True,
-    "alibi": False,
-    "scale_logits": False,
-    "input_emb_norm": False,
-    "attention_dropout": 0.0,
-    "residual_dropout": 0.0,
-    "embedding_dropout": 0.0,
-}
 _SIZES = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size",
           "embedding_size", "max_sequence_length")  # fmt: skip
 # No key of the official config.json, so they are written only where they say something.
@@ -178,7 +157,7 @@ class LLaDAConfig(PreTrainedConfig):
         found = {"rope_parameters": self.rope_parameters}
         found |= {name: kwargs.pop(name, None) for name in ("rope_theta", "rope_scaling")}
         check_rope_fields(found)
-        self.rope_parameters = _merged_rope(
+        self.rope_parameters = merged_rope(
             found["rope_theta"], self.rope_parameters or found["rope_scaling"]
         )
         self.origin = self.origin or {}
@@ -259,7 +238,7 @@ class LLaDAConfig(PreTrainedConfig):
             self.train_length = original or self.max_sequence_length
 
     def _check_values(self) -> None:
-        for name, supported in _FIXED.items():
+        for name, supported in FIXED.items():
             if getattr(self, name) != supported:
                 raise ValueError(
                     f"{self.row.own_key(name)}={getattr(self, name)!r} is not supported by the "
@@ -377,19 +356,5 @@ def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, Re
     return config, resolved
 
 
-def _merged_rope(rope_theta: Any, parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """One description of the rotation from the top-level base and `rope_parameters`."""
-    if not isinstance(parameters, dict | None):
-        raise ValueError(f"rope_parameters must be names with values; got {parameters!r}.")
-    merged = dict(parameters or {})
-    inner = merged.get("rope_theta")
-    theta = next((value for value in (inner, rope_theta) if value is not None), _DEFAULT_ROPE_THETA)
-    if isinstance(theta, bool) or not isinstance(theta, (int, float)):
-        raise ValueError(f"rope_theta must be a number above 1; got {theta!r}.")
-    if not (math.isfinite(theta) and theta > 1):
-        raise ValueError(f"rope_theta must be a finite number above 1; got {theta!r}.")
-    merged["rope_theta"] = float(theta)
-    merged["rope_type"] = merged.pop("type", None) or merged.get("rope_type") or "default"
-    if merged["rope_type"] not in _ROPE_TYPES:
-        raise unknown_choice("rope_parameters['rope_type']", merged["rope_type"], _ROPE_TYPES)
-    return merged
+# On import, so that AutoConfig reads our checkpoints wherever this class is known.
+AutoConfig.register(LLaDAConfig.model_type, LLaDAConfig, exist_ok=True)

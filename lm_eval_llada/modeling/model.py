@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple, is_flash_attn_2_available
 
@@ -382,3 +382,8 @@ def _rename_to_native(
     for name in list(state_dict) if row.tensors else ():
         if (native := row.native_name(name)) != name:
             state_dict[native] = state_dict.pop(name)
+
+
+# The official code maps AutoModel to the model with its LM head as well.
+AutoModel.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)
+AutoModelForMaskedLM.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)
