@@ -91,6 +91,30 @@ class PromptReading:
     dtype: str = "auto"
 
 
+class TargetReader(Protocol):
+    """What likelihoods ask for logits: a `Denoiser`, or one that keeps their context."""
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id that stands for an unknown token."""
+        ...
+
+    @property
+    def cfg_scale(self) -> float:
+        """Weight of guidance, 0 = off."""
+        ...
+
+    def logits(
+        self,
+        sequences: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        prompt_lengths: Sequence[int],
+        /,
+    ) -> Tensor:
+        """As `Denoiser.logits`."""
+        ...
+
+
 @dataclass
 class DenoiserStats:
     """Work done by calls of a denoiser, added up over everything it is passed to.

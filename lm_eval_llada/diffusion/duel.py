@@ -14,13 +14,13 @@ from lm_eval_llada.diffusion.choices import (
     most_confident,
     num_transfer_tokens,
 )
-from lm_eval_llada.diffusion.denoiser import Denoiser, token_ids
+from lm_eval_llada.diffusion.denoiser import TargetReader, token_ids
 from lm_eval_llada.diffusion.estimates import Estimate, Pair, longest_first
 from lm_eval_llada.errors import require_whole
 
 
 def duel_log_likelihoods(
-    denoiser: Denoiser,
+    denoiser: TargetReader,
     pairs: Sequence[Pair],
     *,
     steps: int | None = None,
@@ -81,7 +81,7 @@ def _schedule(length: int, steps: int | None) -> list[int]:
 
 
 def _scores(
-    denoiser: Denoiser,
+    denoiser: TargetReader,
     pairs: Sequence[Pair],
     revealed: Sequence[Tensor],
     batch: Sequence[int],

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from lm_eval_llada.diffusion.choices import NOT_FINITE, choose_tokens, most_confident
-from lm_eval_llada.diffusion.denoiser import Denoiser
+from lm_eval_llada.diffusion.denoiser import TargetReader
 
 Pair = tuple[Tensor, Tensor]
 """(prefix, target): int64 (length,) each; either may be empty."""
 
 
 def read_masks(
-    denoiser: Denoiser,
+    denoiser: TargetReader,
     pairs: Sequence[Pair],
     masks: Sequence[Tensor],
     batch_size: int,
@@ -101,7 +101,7 @@ class _Reading:
         choices: what greedy decoding reveals next, (position in the sequence, token), by key.
     """
 
-    denoiser: Denoiser
+    denoiser: TargetReader
     pairs: Sequence[Pair]
     scores: list[Tensor]
     matches: list[bool]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lm_eval_llada.diffusion.context_reading import ROOM
 from lm_eval_llada.diffusion.estimates import LikelihoodOptions
 from lm_eval_llada.diffusion.masks import MAX_ENUMERATED_LENGTH, enumerate_masks
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions, block_schedule
@@ -169,6 +170,9 @@ def likelihood_work(
 ) -> Work:
     """Scoring one target, at most: equal masks run once, and targets of a context share passes.
 
+    Under `likelihood_cache=context` each target is taken to read its context by itself, which
+    targets of a context do together.
+
     Args:
         config: Of the model.
         context_length: Tokens before the target.
@@ -191,8 +195,14 @@ def likelihood_work(
     elif check_greedy:
         num_passes, num_rows = num_passes + target_length, num_rows + target_length * mean_drawn
     # A pass is linear in its rows, so that their mean is as good as the rows one by one.
-    one_pass = pass_work(config, context_length + target_length, num_rows / num_passes)
-    return one_pass * num_passes * _copies(options.cfg_scale)
+    length, mean_rows = context_length + target_length, num_rows / num_passes
+    if options.cache == "context" and context_length > target_length:
+        room = -(-target_length // ROOM) * ROOM
+        read = pass_work(config, context_length + room, 1)
+        window = target_length + config.shift
+        work = read + pass_work(config, window, mean_rows, num_keys=length) * num_passes
+        return work * _copies(options.cfg_scale)
+    return pass_work(config, length, mean_rows) * num_passes * _copies(options.cfg_scale)
 
 
 def num_parameters(config: LLaDAConfig) -> int:
