@@ -10,6 +10,7 @@ lm_eval --model llada --tasks "$(lm-eval-llada tasks-path)/niah/niah_tiny.yaml"
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
 from lm_eval_llada.cli.run_checks import explain_ranks
 from lm_eval_llada.cli.task_errors import explain_missing
 from lm_eval_llada.cli.task_folders import lay_out
+from lm_eval_llada.cli.task_index import are_shipped, without_defaults
 from lm_eval_llada.cli.typed import check_quotes
 from lm_eval_llada.engine import preemption
 from lm_eval_llada.tasks.grid import tasks_path
@@ -136,11 +138,19 @@ def run(arguments: Sequence[str]) -> None:
             namespace.include_path = laid_out.include_path
             is_one_text = isinstance(getattr(namespace, "tasks", None), str)
             namespace.tasks = ",".join(laid_out.tasks) if is_one_text else laid_out.tasks
-        if getattr(namespace, "command", None) == "run":
+        is_run = getattr(namespace, "command", None) == "run"
+        if is_run:
             preemption.watch()
         include_path = getattr(namespace, "include_path", None) or []
         try:
-            with kept_answers(getattr(namespace, "output_path", None)), quiet_commit():
+            with contextlib.ExitStack() as during:
+                during.enter_context(kept_answers(getattr(namespace, "output_path", None)))
+                if is_run:
+                    during.enter_context(quiet_commit())
+                # Files of the user's may ask for the harness' tasks by any name.
+                is_ours = len(include_path) == 1 and are_shipped(task_names(namespace.tasks))
+                if is_run and is_ours:
+                    during.enter_context(without_defaults())
                 command_line.execute(namespace)
         except ValueError as error:
             raise explain_ranks(explain_missing(error, include_path)) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.cli.arguments import add_model_args, model_args_of
+from lm_eval_llada.modeling.rope_numbers import rope_numbers
 from lm_eval_llada.report.coverage import draw_coverage, save_coverage
 from lm_eval_llada.rope import EXTRA_KEYS, METHODS, RopeChoice, coverage, describe, resolve
 
@@ -82,8 +83,6 @@ def _choice_and_numbers(namespace: argparse.Namespace) -> tuple[RopeChoice, floa
     flags = {name: value for name in names if (value := getattr(namespace, name)) is not None}
     if namespace.rope_theta is not None or namespace.head_dim is not None:
         return _chosen(flags), *_numbers(namespace)
-    from lm_eval_llada.modeling import load_config
-
     model_args = model_args_of(namespace)
     if twice := sorted(flags.keys() & model_args.keys()):
         raise ValueError(f"{', '.join(twice)} came twice, alone and in --model_args; give one.")
@@ -93,6 +92,11 @@ def _choice_and_numbers(namespace: argparse.Namespace) -> tuple[RopeChoice, floa
         from lm_eval_llada.engine.arguments import parse_model_args
 
         choice = parse_model_args({**model_args, **flags}).rope
+    numbers = rope_numbers(model_args["pretrained"])
+    if numbers is not None:
+        return choice, *numbers
+    from lm_eval_llada.modeling import load_config
+
     config = load_config(model_args["pretrained"], revision=model_args.get("revision"))
     return choice, config.rope_theta, config.head_dim, config.train_length
 

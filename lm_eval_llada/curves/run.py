@@ -269,6 +269,7 @@ def _open_llada(run: CurveRun) -> _Subject:
             denoiser,
             Batcher(run.batch_size, None, DeviceMemory(model.device), bytes_of),
             mc_num=run.options.mc_num,
+            likelihood_cache=arguments.likelihood.cache,
         )
 
     return _Subject(

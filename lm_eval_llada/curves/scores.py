@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from lm_eval_llada.diffusion.choices import NOT_FINITE
+from lm_eval_llada.diffusion.context_reading import read_masks_by, reader_of
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
 from lm_eval_llada.diffusion.estimates import Estimate, TargetMasks
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions
-from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
+from lm_eval_llada.diffusion.mask_passes import Pair
 from lm_eval_llada.diffusion.masks import mask_probabilities
 from lm_eval_llada.engine.batching import Batcher
 
@@ -123,11 +124,13 @@ class DiffusionScorer:
         batcher: Says how many sequences go into a pass.
         mc_num: Masks drawn for each chunk; chunks short enough are enumerated, as `likelihood=auto`
             of the harness does.
+        likelihood_cache: The `cache` of `LikelihoodOptions`; DUEL's steps keep a context by it too.
     """
 
     denoiser: Denoiser
     batcher: Batcher
     mc_num: int = 8
+    likelihood_cache: str = "none"
 
     @property
     def stats(self) -> DenoiserStats:
@@ -191,7 +194,9 @@ class DiffusionScorer:
         pairs = [chunk.pair for chunk in chunks]
         drawn = [self._drawn(chunk) for chunk in chunks]
         masks = [one.masks for one in drawn]
-        scores, _ = read_masks(self.denoiser, pairs, masks, size, check_greedy=False)
+        scores, _ = read_masks_by(
+            self.denoiser, pairs, masks, size, check_greedy=False, cache=self.likelihood_cache
+        )
         return [
             {
                 "elbo": per_token(one.elbo(score), chunk.num_tokens),
@@ -207,8 +212,16 @@ class DiffusionScorer:
 
     def _duel(self, chunks: Sequence[Chunk], size: int) -> list[Estimate]:
         pairs = [chunk.pair for chunk in chunks]
-        estimates = duel_log_likelihoods(self.denoiser, pairs, batch_size=size)
+        estimates = self._replayed(pairs, size)
         return [per_token(e, c.num_tokens) for c, e in zip(chunks, estimates, strict=True)]
+
+    def _replayed(self, pairs: Sequence[Pair], size: int) -> list[Estimate]:
+        if self.likelihood_cache == "none":
+            return duel_log_likelihoods(self.denoiser, pairs, batch_size=size)
+        return [
+            duel_log_likelihoods(reader_of(self.denoiser, pair), [pair], batch_size=size)[0]
+            for pair in pairs
+        ]
 
 
 @dataclass

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lm_eval_llada.errors import require_whole, unknown_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GRIDS = ("start", "prompt")
 PREFIXES = ("block", "causal")
@@ -86,10 +87,14 @@ class BlockRules:
 
     def block_ids(self, length: int, prompt_length: int = 0) -> Tensor:
         """The block of each of the first tokens of a text, int64 (length,), from 0."""
+        import torch  # not above: a config.json is read without it
+
         return (torch.arange(length) + self.offset(prompt_length)) // self.block_length
 
     def clean_ids(self, length: int, prompt_length: int = 0) -> Tensor:
         """Numbers by which finished tokens see each other: those of none greater, (length,)."""
         if self.prefix == "causal":
+            import torch
+
             return torch.arange(length)
         return self.block_ids(length, prompt_length)

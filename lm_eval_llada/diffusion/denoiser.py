@@ -101,6 +101,36 @@ class BlockCache(Protocol):
         ...
 
 
+class PromptCache(DenoiserCache, Protocol):
+    """A cache of prompts alone, see `modeling.PromptCache`: every window reaches to the end."""
+
+    def start_block(self, start: int, end: int) -> None:
+        """Has the next pass look at all of a prompt for the tokens start..end that follow it."""
+        ...
+
+    def choose(self, sequences: Tensor) -> None:
+        """Names what the next passes read, of the sequences the cache was filled from.
+
+        int64 (num_chosen,), in any order; a repeated one is read under several continuations.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """How a `PromptCache` reads prompts and what it keeps of them, see `SamplingOptions`.
+
+    Attributes:
+        chunk: `prompt_chunk` there.
+        keep: the same there.
+        dtype: `cache_dtype` there.
+    """
+
+    chunk: int | None = None
+    keep: float | None = None
+    dtype: str = "auto"
+
+
 @dataclass
 class DenoiserStats:
     """Work done by calls of a denoiser, added up over everything it is passed to.
@@ -146,6 +176,8 @@ class Denoiser:
         new_cache: makes an empty cache; None where the model has none.
         blocks: how a model that is causal between blocks lays them out; None for any other.
         new_block_cache: makes an empty one for so many texts of at most so many tokens each.
+        new_prompt_cache: the same for a cache of prompts, from how many rows of each sequence to
+            keep and how.
         stats: filled as passes run.
     """
 
@@ -158,6 +190,7 @@ class Denoiser:
     new_cache: Callable[[], DenoiserCache] | None = None
     blocks: BlockRules | None = None
     new_block_cache: Callable[[int, int], BlockCache] | None = None
+    new_prompt_cache: Callable[[Sequence[int], PromptReading], PromptCache] | None = None
     stats: DenoiserStats = field(default_factory=DenoiserStats)
 
     def guided(self, cfg_scale: float) -> Denoiser:
@@ -208,11 +241,32 @@ class Denoiser:
         conditional, unconditional = self._read([*sequences, *blind], both, cache, spans).chunk(2)
         return unconditional + (self.cfg_scale + 1) * (conditional - unconditional)
 
+    def prompt_cache(self, prompt_lengths: Sequence[int], reading: PromptReading) -> PromptCache:
+        """An empty cache for texts with prompts of these lengths.
+
+        Raises:
+            ValueError: if the model has none.
+        """
+        if self.new_prompt_cache is None:
+            raise ValueError(
+                "Keeping prompts needs a denoiser with a cache for them; give it new_prompt_cache."
+            )
+        # The last token of a prompt predicts the first after it where rows are shifted.
+        kept = [max(length - self.shift, 0) for length in prompt_lengths]
+        return self.new_prompt_cache(kept * (2 if self.cfg_scale else 1), reading)
+
     def keep(self, cache: DenoiserCache, kept: Sequence[int], num_texts: int) -> None:
         """Drops all texts of a cached batch of num_texts but these."""
+        cache.keep(self._sequences_of(kept, num_texts))
+
+    def choose(self, cache: PromptCache, chosen: Sequence[int], num_texts: int) -> None:
+        """Has the next passes read these texts, of num_texts that a cache was filled from."""
+        cache.choose(self._sequences_of(chosen, num_texts))
+
+    def _sequences_of(self, texts: Sequence[int], num_texts: int) -> Tensor:
         # With guidance, the unconditional sequences follow all of the conditional ones.
         starts = (0, num_texts) if self.cfg_scale else (0,)
-        cache.keep(torch.tensor([start + i for start in starts for i in kept]))
+        return torch.tensor([start + i for start in starts for i in texts])
 
     def _rows(self, positions: Sequence[Tensor]) -> Tensor:
         """Where the tokens at these positions are read, int64 (num_rows, 2) of (batch, row)."""

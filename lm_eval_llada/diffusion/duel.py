@@ -14,13 +14,14 @@ from lm_eval_llada.diffusion.choices import (
     most_confident,
     num_transfer_tokens,
 )
-from lm_eval_llada.diffusion.denoiser import Denoiser, token_ids
-from lm_eval_llada.diffusion.estimates import Estimate, Pair, longest_first
+from lm_eval_llada.diffusion.denoiser import token_ids
+from lm_eval_llada.diffusion.estimates import Estimate, longest_first
+from lm_eval_llada.diffusion.mask_passes import MaskReader, Pair
 from lm_eval_llada.errors import require_whole
 
 
 def duel_log_likelihoods(
-    denoiser: Denoiser,
+    denoiser: MaskReader,
     pairs: Sequence[Pair],
     *,
     steps: int | None = None,
@@ -81,7 +82,7 @@ def _schedule(length: int, steps: int | None) -> list[int]:
 
 
 def _scores(
-    denoiser: Denoiser,
+    denoiser: MaskReader,
     pairs: Sequence[Pair],
     revealed: Sequence[Tensor],
     batch: Sequence[int],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from lm_eval_llada.errors import (
     unknown_choice,
 )
 
+LIKELIHOOD_CACHES = ("none", "context")
 METHODS = ("auto", "mc", "enumerate", "dream")
 
 # eps of Dream's evaluation: the least chance of a token to be masked.
@@ -44,6 +45,9 @@ class LikelihoodOptions:
             see `TargetMasks.independent`.
         batch_size: sequences in a forward pass; guidance doubles them.
         cfg_scale: weight of classifier-free guidance, 0 = off.
+        cache: `none` reads the whole sequence under every mask. `context` reads a context that is
+            longer than its target once, with the target masked, and under each mask the target
+            alone. An approximation; `likelihood_cache` in model_args.
 
     Raises:
         ValueError: if a value is out of range.
@@ -53,8 +57,11 @@ class LikelihoodOptions:
     method: str = "auto"
     batch_size: int = 8
     cfg_scale: float = 0.0
+    cache: str = field(default="none", metadata={"later": True})
 
     def __post_init__(self) -> None:  # noqa: D105
+        if self.cache not in LIKELIHOOD_CACHES:
+            raise unknown_choice("likelihood_cache", self.cache, LIKELIHOOD_CACHES)
         require_whole("mc_num", self.mc_num, 1)
         require_whole("batch_size", self.batch_size, 1)
         require_number("cfg_scale", self.cfg_scale, 0, inclusive=True)
@@ -66,6 +73,11 @@ class LikelihoodOptions:
         if self.method == "auto":
             return target_length <= MAX_ENUMERATED_LENGTH and 2**target_length - 1 <= self.mc_num
         return self.method == "enumerate"
+
+    @property
+    def approximations(self) -> list[str]:
+        """Settings that move estimates, as `name=value` of model_args."""
+        return [] if self.cache == "none" else [f"likelihood_cache={self.cache}"]
 
     def num_masks(self, target_length: int) -> int:
         """Masks that a target of this length is scored under, at most."""

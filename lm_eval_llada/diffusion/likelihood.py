@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lm_eval_llada.diffusion.block_likelihood import scored_by_blocks
+from lm_eval_llada.diffusion.context_reading import read_masks_by
 from lm_eval_llada.diffusion.denoiser import Denoiser, check_seeds, token_ids
 from lm_eval_llada.diffusion.estimates import (
     Estimate,
@@ -20,7 +21,7 @@ from lm_eval_llada.diffusion.estimates import (
     child_seeds,
     summed,
 )
-from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
+from lm_eval_llada.diffusion.mask_passes import Pair
 from lm_eval_llada.errors import require_whole
 
 NO_ROLLING = (
@@ -78,12 +79,13 @@ def scored_pairs(
         TargetMasks.made(len(target), options, None if seeds is None else seeds[i])
         for i, (_, target) in enumerate(checked)
     ]
-    scores, matches = read_masks(
+    scores, matches = read_masks_by(
         denoiser.guided(options.cfg_scale),
         checked,
         [one.masks for one in drawn],
         options.batch_size,
         check_greedy=check_greedy,
+        cache=options.cache,
     )
     estimates = [one.elbo(score) for one, score in zip(drawn, scores, strict=True)]
     return list(zip(estimates, matches, strict=True))
@@ -114,12 +116,13 @@ def _dream_scored(
         if not len(prefix):
             is_maskable[0] = False
         drawn.append(TargetMasks.independent(is_maskable, options.mc_num, seed))
-    scores, _ = read_masks(
+    scores, _ = read_masks_by(
         denoiser.guided(options.cfg_scale),
         ended,
         [one.masks for one in drawn],
         options.batch_size,
         check_greedy=False,
+        cache=options.cache,
     )
     return [(one.elbo(score), False) for one, score in zip(drawn, scores, strict=True)]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lm_eval_llada.diffusion.blocks import check_blocks, decode_blocks
+from lm_eval_llada.diffusion.caching import Caching
 from lm_eval_llada.diffusion.choices import choose_tokens, forbid, most_confident
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserCache, check_seeds, token_ids
 from lm_eval_llada.diffusion.dream import choose_ranked, draw_ranked, reveal_chances, shaped
@@ -52,8 +53,8 @@ def generate(
     (position whose logits are computed, token); then, with `alg_temp`, one for each such position.
 
     Args:
-        denoiser: the model; `cache` needs its `new_cache`. One with `blocks` is read block by
-            block, see `blocks`.
+        denoiser: the model; `cache` needs its `new_cache` or, for prompts, `new_prompt_cache`. One
+            with `blocks` is read block by block, see `blocks`.
         prompts: int64 (length,) each, of any length, 0 included. Prompt tokens never change.
         options: how to decode; never modified.
         eos_token_id: needed by stop_at_eos and suppress_eos.
@@ -72,7 +73,8 @@ def generate(
     forbidden = [denoiser.mask_token_id]
     if options.suppress_eos and eos_token_id is not None:
         forbidden.append(eos_token_id)
-    decoder = Decoder(denoiser.guided(options.cfg_scale), options, forbidden)
+    guided = denoiser.guided(options.cfg_scale)
+    decoder = Decoder(guided, options, forbidden, Caching(guided, options))
     stop_token_id = eos_token_id if options.stop_at_eos else None
     texts = [
         Text.start(
@@ -175,6 +177,7 @@ class Decoder:
     denoiser: Denoiser
     options: SamplingOptions
     forbidden: list[int]
+    caching: Caching
 
     def decode_block(
         self, texts: Sequence[Text], start: int, end: int, shares: Sequence[float]
@@ -190,8 +193,7 @@ class Decoder:
         """
         active = [text for text in texts if not text.has_ended]
         num_steps = end - start if self.options.is_parallel else len(shares)
-        cache: DenoiserCache | None = None
-        new_cache = None if self.options.cache == "none" else self.denoiser.new_cache
+        self.caching.start_block(start, end)
         for step in range(num_steps):
             masked = [text.masked_positions(start, end) for text in active]
             unfinished = [
@@ -199,18 +201,10 @@ class Decoder:
             ]
             if not unfinished:
                 return
-            if len(unfinished) < len(active):
-                if cache is not None:
-                    self.denoiser.keep(cache, unfinished, len(active))
-                active = [active[i] for i in unfinished]
-                masked = [masked[i] for i in unfinished]
-            if new_cache is not None and step % (self.options.refresh_every or end) == 0:
-                cache = new_cache()
+            active = [active[i] for i in unfinished]
+            masked = [masked[i] for i in unfinished]
             share = None if self.options.is_parallel else shares[step]
-            window_end = end if self.options.cache == "dual" else self.options.gen_length
-            windows = None
-            if cache is not None and cache.is_filled:
-                windows = [text.window(start, window_end) for text in active]
+            cache, windows = self.caching.for_pass(active, step)
             self._step(active, masked, share, cache, windows)
 
     def _step(
@@ -356,9 +350,10 @@ def _check_request(
     check_seeds(seeds, len(prompts))
     options.require_used()
     check_blocks(options, denoiser.blocks)
-    if options.cache != "none" and denoiser.new_cache is None:
+    needed = "new_prompt_cache" if options.cache == "prompt" else "new_cache"
+    if options.cache != "none" and getattr(denoiser, needed) is None:
         raise ValueError(
-            f"cache={options.cache} needs a denoiser with a cache; give it new_cache, or use "
+            f"cache={options.cache} needs a denoiser with a cache; give it {needed}, or use "
             "cache=none."
         )
     if options.is_random and seeds is None:

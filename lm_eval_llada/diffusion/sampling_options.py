@@ -14,7 +14,10 @@ from lm_eval_llada.errors import (
 
 GENERATIONS = ("diffusion", "ar")
 REMASKING = ("low_confidence", "random")
-CACHES = ("none", "prefix", "dual")
+CACHES = ("none", "prefix", "dual", "prompt")
+CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
+PROMPT_CACHE_ONLY = ("prompt_chunk", "keep", "prompt_refresh", "cache_dtype")
+"""Options of `cache=prompt` alone."""
 DREAM_ONLY = ("alg_temp", "top_p", "top_k")
 """Options that only Dream's decoding has."""
 
@@ -48,7 +51,8 @@ class SamplingOptions:
             `steps` plays no part then. None = off. An approximation.
         cache: `none` reads the whole sequence at every step. `prefix` does so at the first step of
             a block and then keeps the keys and values of all that comes before it; `dual` also
-            those of all that follows. Approximations.
+            those of all that follows. `prompt` reads the prompt once, at the first step of all,
+            and every later step reads the generated tokens, all of them. Approximations.
         refresh_every: read the whole sequence again after this many steps within a block; None
             does so at the start of each block only.
         alg: `none` decodes as LLaDA does. The others decode each block as Dream does, by its
@@ -61,6 +65,15 @@ class SamplingOptions:
             together; 1 = all.
         top_k: and from this many tokens at most; 0 = all.
         generation: `ar` has a model that can do both predict the next token, one after the other.
+        prompt_chunk: where `cache=prompt` reads the prompt, its tokens attend to their own chunk of
+            this many tokens, the chunks beside it and the first tokens of all; its last tokens and
+            those to be generated attend to everything. That is linear in the prompt. None lets
+            every token attend to everything.
+        keep: the share of the prompt's keys and values that `cache=prompt` reads after the first
+            step of a block: in each layer and head the pages that the block's queries looked at
+            most in that step. None reads all.
+        prompt_refresh: `cache=prompt` reads the prompt anew after this many blocks; None never.
+        cache_dtype: what `cache=prompt` keeps keys and values in; auto is the type of the model.
 
     Raises:
         ValueError: if a value is out of range, or two of them contradict each other.
@@ -83,6 +96,10 @@ class SamplingOptions:
     top_p: float = field(default=1.0, metadata=_LATER)
     top_k: int = field(default=0, metadata=_LATER)
     generation: str = field(default="diffusion", metadata=_LATER)
+    prompt_chunk: int | None = field(default=None, metadata=_LATER)
+    keep: float | None = field(default=None, metadata=_LATER)
+    prompt_refresh: int | None = field(default=None, metadata=_LATER)
+    cache_dtype: str = field(default="auto", metadata=_LATER)
 
     def __post_init__(self) -> None:  # noqa: D105
         require_whole("gen_length", self.gen_length, 1)
@@ -101,6 +118,7 @@ class SamplingOptions:
         if self.generation not in GENERATIONS:
             raise unknown_choice("generation", self.generation, GENERATIONS)
         self._check_approximations()
+        self._check_prompt_cache()
         self._check_dream()
 
     def _check_dream(self) -> None:
@@ -143,6 +161,11 @@ class SamplingOptions:
                     f"refresh_every={self.refresh_every} needs cache=prefix or cache=dual: without "
                     "a cache the whole sequence is read at every step."
                 )
+            if self.cache == "prompt":
+                raise ValueError(
+                    f"refresh_every={self.refresh_every} counts steps within a block, and "
+                    "cache=prompt keeps a prompt over blocks; use prompt_refresh."
+                )
         if self.threshold is not None and self.factor is not None:
             raise ValueError("threshold and factor both say what to reveal; set only one of them.")
         for name in ("threshold", "factor"):
@@ -154,6 +177,23 @@ class SamplingOptions:
                 raise ValueError(
                     f"{name}={value} reveals tokens by their probability; use "
                     f"remasking=low_confidence instead of {self.remasking}."
+                )
+
+    def _check_prompt_cache(self) -> None:
+        for name in ("prompt_chunk", "prompt_refresh"):
+            if (value := getattr(self, name)) is not None:
+                require_whole(name, value, 1)
+        if self.keep is not None:
+            require_number("keep", self.keep, 0, inclusive=False)
+            if self.keep > 1:
+                raise ValueError(f"keep is a share of the prompt, at most 1; got {self.keep}.")
+        if self.cache_dtype not in CACHE_DTYPES:
+            raise unknown_choice("cache_dtype", self.cache_dtype, CACHE_DTYPES)
+        for name in PROMPT_CACHE_ONLY if self.cache != "prompt" else ():
+            if (value := getattr(self, name)) != _DEFAULTS[name]:
+                raise ValueError(
+                    f"{name}={value} belongs to cache=prompt, not to cache={self.cache}; drop it, "
+                    "or use cache=prompt."
                 )
 
     @property
@@ -179,6 +219,10 @@ class SamplingOptions:
             "refresh_every": self.refresh_every,
             "threshold": self.threshold,
             "factor": self.factor,
+            "prompt_chunk": self.prompt_chunk,
+            "keep": self.keep,
+            "prompt_refresh": self.prompt_refresh,
+            "cache_dtype": None if self.cache_dtype == "auto" else self.cache_dtype,
         }
         return [f"{name}={value}" for name, value in settings.items() if value is not None]
 

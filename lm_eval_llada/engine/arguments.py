@@ -169,7 +169,7 @@ class ModelArguments:
 # Fields whose name in model_args is not their own.
 _RENAMED = {
     "rope": {"method": "rope_method", "scale": "rope_scale", "force": "force_rope"},
-    "likelihood": {"method": "likelihood"},
+    "likelihood": {"method": "likelihood", "cache": "likelihood_cache"},
 }
 # Not set by a name of their own: the batch size is that of the requests, `extra` is filled below.
 _UNNAMED = {"rope": {"extra"}, "likelihood": {"batch_size"}}
@@ -332,7 +332,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
 
 
 # Names for which none is a word among others, of which some parsers make None.
-_WITH_NONE = ("alg", "answers_dir", "cache", "quantization")
+_WITH_NONE = ("alg", "answers_dir", "cache", "likelihood_cache", "quantization")
 
 
 def _as_nothing(value: Any) -> None:

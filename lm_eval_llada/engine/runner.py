@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 
 from torch import Tensor
 
+from lm_eval_llada.diffusion.context_reading import keeps_context
 from lm_eval_llada.diffusion.denoiser import DenoiserStats
 from lm_eval_llada.diffusion.estimates import by_context
 from lm_eval_llada.diffusion.likelihood import (
@@ -162,7 +163,11 @@ class Runner:
 
         def measure(group: Sequence[Target]) -> tuple[int, int]:
             num_rows = max(len(job.target) for job in group)
-            return copies * (len(group[0].prefix) + num_rows), copies * num_rows
+            num_read = len(group[0].prefix) + num_rows
+            if options.cache == "context" and keeps_context((group[0].prefix, group[-1].target)):
+                # Passes beside a kept context read targets alone.
+                num_read = num_rows
+            return copies * num_read, copies * num_rows
 
         def scored(
             batch: Sequence[Sequence[Target]], size: int

@@ -79,7 +79,8 @@ class LLaDALM(TemplateLM):
         self._device = choose_device(
             loading.device, local_rank=place.local_rank, world_size=self._world_size
         )
-        self._log = RunLog()
+        named = tuple(self.arguments.likelihood.approximations)
+        self._log = RunLog(likelihood_approximations=named)
         self._logs = [self._log]
         self._disable_tqdm = False
 

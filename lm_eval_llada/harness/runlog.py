@@ -22,6 +22,7 @@ class RunLog:
         dropped: Tokens cut from each prompt, by task and sample; 0 where nothing was.
         settings: How each task's texts were generated.
         stderrs: Monte-Carlo standard error of each log-likelihood, by task and sample.
+        likelihood_approximations: Settings by which log-likelihoods are other than exact ones.
         num_passes: Forward passes.
         num_tokens: Tokens they read, padding not counted.
         seconds: Time spent on requests.
@@ -32,6 +33,7 @@ class RunLog:
     dropped: dict[str, dict[Sample, int]] = field(default_factory=dict)
     settings: dict[str, set[GenerationSettings]] = field(default_factory=dict)
     stderrs: dict[str, dict[Sample, float]] = field(default_factory=dict)
+    likelihood_approximations: tuple[str, ...] = ()
     num_passes: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
@@ -58,11 +60,7 @@ class RunLog:
                 task: [dataclasses.asdict(one) for one in sorted(found, key=repr)]
                 for task, found in sorted(self.settings.items())
             },
-            "approximations": {
-                task: names
-                for task, found in sorted(self.settings.items())
-                if (names := sorted({n for one in found for n in one.options.approximations}))
-            },
+            "approximations": self._approximations(),
             "mean_likelihood_stderr": {
                 task: math.fsum(errors.values()) / len(errors)
                 for task, errors in sorted(self.stderrs.items())
@@ -76,6 +74,15 @@ class RunLog:
                 "answers_from_disk": self.num_from_disk,
             },
         }
+
+    def _approximations(self) -> dict[str, list[str]]:
+        """Settings of each task that change its answers; only of tasks that have some."""
+        names: dict[str, set[str]] = {}
+        for task, found in self.settings.items():
+            names[task] = {name for one in found for name in one.options.approximations}
+        for task in self.stderrs:
+            names.setdefault(task, set()).update(self.likelihood_approximations)
+        return {task: sorted(some) for task, some in sorted(names.items()) if some}
 
     def truncation_lines(self, how: str, max_length: int | None) -> list[str]:
         """One line for each task some of whose prompts were cut.
@@ -100,6 +107,8 @@ def merge_logs(logs: Sequence[RunLog]) -> RunLog:
     They worked side by side, so their times do not add up. Memory is that of the largest rank.
     """
     merged = RunLog()
+    if logs:
+        merged.likelihood_approximations = logs[0].likelihood_approximations
     for log in logs:
         for task, cuts in log.dropped.items():
             merged.dropped.setdefault(task, {}).update(cuts)

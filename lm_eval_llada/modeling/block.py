@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,14 @@ from lm_eval_llada.modeling.rotary import rotate
 
 MLP_CHUNK_BYTES = 256 * 2**20
 """Largest intermediate tensor of an MLP; longer inputs go through it in chunks of rows."""
+
+
+class LayerReader(Protocol):
+    """Runs layers in another way than `LLaDABlock.forward`, see `prompt_pass`."""
+
+    def run(self, block: LLaDABlock, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The residual stream after a block."""
+        ...
 
 
 class LLaDARMSNorm(nn.Module):
@@ -114,6 +122,7 @@ class LLaDABlock(GradientCheckpointingLayer):
         window: Tensor | None = None,
         with_weights: bool = False,
         query_scale: Tensor | None = None,
+        reader: LayerReader | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The residual stream after this block, and the attention weights if asked for.
 
@@ -128,10 +137,13 @@ class LLaDABlock(GradientCheckpointingLayer):
             window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
             with_weights: return the attention weights, which `eager` alone computes.
             query_scale: (1 or batch, seq), a factor on queries; None is 1.
+            reader: does the layer's part of a pass with kept prompts, in place of all of the above.
 
         Returns:
             (batch, seq, d_model), or (num_rows, d_model) with `rows`; weights as of `attend`.
         """
+        if reader is not None:
+            return reader.run(self, hidden_states, cos, sin), None
         normed = self.attn_norm(hidden_states)
         key, value = self.keys_values(normed, cos, sin)
         if cache is not None and window is not None:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from lm_eval_llada.diffusion.block_rules import BlockRules
 from lm_eval_llada.modeling.config_checks import check_config
@@ -332,3 +332,7 @@ def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, Re
         else max(config.max_sequence_length, resolved.max_position_embeddings)
     )
     return config, resolved
+
+
+# On import, so that AutoConfig reads our checkpoints wherever this class is known.
+AutoConfig.register(LLaDAConfig.model_type, LLaDAConfig, exist_ok=True)

@@ -7,14 +7,17 @@ large ones hardly. `benchmarks/cost_model.py` holds the count against measured t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lm_eval_llada.diffusion.context_reading import ROOM
 from lm_eval_llada.diffusion.estimates import LikelihoodOptions
 from lm_eval_llada.diffusion.masks import MAX_ENUMERATED_LENGTH, enumerate_masks
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions, block_schedule
 from lm_eval_llada.errors import require_whole
 from lm_eval_llada.modeling.block import MLP_CHUNK_BYTES
 from lm_eval_llada.modeling.configuration import LLaDAConfig
+from lm_eval_llada.modeling.prompt_attention import NUM_FIRST, PAGE, num_kept_pages
+from lm_eval_llada.modeling.prompt_pass import NUM_LAST
 
 # Tensors as wide as the residual stream that live at once in a block, keys and values apart: the
 # stream before and after attention, two norms, queries, the output of attention and its projection,
@@ -97,13 +100,16 @@ def generation_work(config: LLaDAConfig, prompt_length: int, options: SamplingOp
     Without a cache each step is a pass over the whole text. With one, the first step of a block is,
     and so is every `refresh_every`-th; the others read a window, from the start of the block to
     the end of the text (`prefix`) or of the block (`dual`), and attend to the whole text. Guidance
-    runs every pass for two sequences.
+    runs every pass for two sequences. `prompt` reads whole texts as seldom as `prompt_refresh`
+    says, and the generated tokens beside what it keeps at every other step.
 
     Args:
         config: Of the model.
         prompt_length: Tokens before the text.
         options: How to decode.
     """
+    if options.cache == "prompt":
+        return _prompt_cache_work(config, prompt_length, options) * _copies(options.cfg_scale)
     length = prompt_length + options.gen_length
     total = Work()
     for start, end, counts in block_schedule(options):
@@ -119,6 +125,41 @@ def generation_work(config: LLaDAConfig, prompt_length: int, options: SamplingOp
     return total * _copies(options.cfg_scale)
 
 
+def _prompt_cache_work(config: LLaDAConfig, prompt_length: int, options: SamplingOptions) -> Work:
+    length, keep = prompt_length + options.gen_length, options.keep
+    num_pages = prompt_length // PAGE
+    num_left = num_pages if keep is None else num_kept_pages(num_pages, keep)
+    total = Work()
+    for number, (start, end, counts) in enumerate(block_schedule(options)):
+        is_fill = number % (options.prompt_refresh or length) == 0
+        # Its tokens choose pages by their queries and the keys of all layers.
+        if num_left < num_pages:
+            width, rows = _q_width(config), config.n_layers * (end - start)
+            total += Work(0, 2 * rows * config.d_model * width, 2 * rows * length * width)
+        num_masked = end - start
+        for step, count in enumerate([1] * (end - start) if options.is_parallel else counts):
+            num_rows = count if options.draws_evenly else num_masked
+            if step == 0 and is_fill:
+                total += _prompt_pass_work(config, prompt_length, length, num_rows, options)
+            else:
+                num_keys = length if step == 0 else length - (num_pages - num_left) * PAGE
+                total += pass_work(config, options.gen_length, num_rows, num_keys=num_keys)
+            num_masked -= count
+    return total
+
+
+def _prompt_pass_work(
+    config: LLaDAConfig, prompt_length: int, length: int, num_rows: float, options: SamplingOptions
+) -> Work:
+    """The pass that reads a prompt, in chunks if asked."""
+    work, chunk = pass_work(config, length, num_rows), options.prompt_chunk
+    num_chunked, num_keys = max(0, prompt_length - NUM_LAST), NUM_FIRST + 3 * (chunk or length)
+    # At either end of the prompt a chunk has fewer beside it, which is not told apart.
+    num_spared = num_chunked * max(0, length - num_keys)
+    spared = 4 * (config.n_layers - 1) * num_spared * _q_width(config)
+    return replace(work, attention=work.attention - spared)
+
+
 def likelihood_work(
     config: LLaDAConfig,
     context_length: int,
@@ -128,6 +169,9 @@ def likelihood_work(
     check_greedy: bool = False,
 ) -> Work:
     """Scoring one target, at most: equal masks run once, and targets of a context share passes.
+
+    Under `likelihood_cache=context` each target is taken to read its context by itself, which
+    targets of a context do together.
 
     Args:
         config: Of the model.
@@ -151,8 +195,14 @@ def likelihood_work(
     elif check_greedy:
         num_passes, num_rows = num_passes + target_length, num_rows + target_length * mean_drawn
     # A pass is linear in its rows, so that their mean is as good as the rows one by one.
-    one_pass = pass_work(config, context_length + target_length, num_rows / num_passes)
-    return one_pass * num_passes * _copies(options.cfg_scale)
+    length, mean_rows = context_length + target_length, num_rows / num_passes
+    if options.cache == "context" and context_length > target_length:
+        room = -(-target_length // ROOM) * ROOM
+        read = pass_work(config, context_length + room, 1)
+        window = target_length + config.shift
+        work = read + pass_work(config, window, mean_rows, num_keys=length) * num_passes
+        return work * _copies(options.cfg_scale)
+    return pass_work(config, length, mean_rows) * num_passes * _copies(options.cfg_scale)
 
 
 def num_parameters(config: LLaDAConfig, *, active: bool = False) -> int:

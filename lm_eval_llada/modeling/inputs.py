@@ -7,6 +7,7 @@ from torch import Tensor
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.packing import PreparedAttention
 from lm_eval_llada.modeling.pairwise import is_pairwise
+from lm_eval_llada.modeling.prompt_cache import PromptCache
 
 
 def check_shapes(
@@ -17,7 +18,7 @@ def check_shapes(
     position_ids: Tensor | None,
     rows: Tensor | None,
     document_ids: Tensor | None,
-    cache: KeyValueCache | None,
+    cache: KeyValueCache | PromptCache | None,
 ) -> None:
     """Stops if the arguments of `LLaDAForMaskedLM.forward` do not fit each other.
 
@@ -59,7 +60,7 @@ def _check_pairwise(
     batch_size: int,
     seq_length: int,
     document_ids: Tensor | None,
-    cache: KeyValueCache | None,
+    cache: object | None,
 ) -> None:
     if document_ids is not None or cache is not None:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple, is_flash_attn_2_available
 
@@ -24,6 +24,8 @@ from lm_eval_llada.modeling.inputs import check_shapes
 from lm_eval_llada.modeling.outputs import HiddenStatesChoice, Recorded
 from lm_eval_llada.modeling.packing import PreparedAttention
 from lm_eval_llada.modeling.pairwise import is_pairwise
+from lm_eval_llada.modeling.prompt_cache import PromptCache
+from lm_eval_llada.modeling.prompt_pass import read_with_prompts
 from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 from lm_eval_llada.modeling.weight_files import EMBEDDING, HEAD, check_loaded_head
 
@@ -208,7 +210,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         rows: Tensor | None = None,
         document_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | PromptCache | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: HiddenStatesChoice = None,
         output_attentions: bool | None = None,
@@ -232,7 +234,8 @@ class LLaDAForMaskedLM(PreTrainedModel):
             cache: an empty one is filled. With a filled one, `input_ids` are windows of the
                 sequences it was filled from, all of one width: `position_ids` (batch, seq) say
                 where they are, consecutive in each; `attention_mask` is (batch, key_length) and
-                the positions in `rows` are those in the sequences.
+                the positions in `rows` are those in the sequences. A `PromptCache` does the same,
+                with windows behind what it keeps, and needs `rows`.
             inputs_embeds: (batch, seq, d_model), what the token embedding would give.
             output_hidden_states: True for all, or one number or several of those to keep, the
                 others being None; None takes the config's.
@@ -256,19 +259,20 @@ class LLaDAForMaskedLM(PreTrainedModel):
                     f"{name} cannot be combined with rope type {self.rotary.rope_type!r}, whose "
                     "frequencies depend on the length of a sequence; use rope_method=ntk."
                 )
-        width = self.config.d_model
         given = (attention_mask, position_ids, rows, document_ids)
-        check_shapes(input_ids, inputs_embeds, width, *given, cache)
+        check_shapes(input_ids, inputs_embeds, self.config.d_model, *given, cache)
         recorded = Recorded.for_call(self.config, output_hidden_states, output_attentions)
         # A cache is filled whatever is asked for.
         is_kept = cache is not None or isinstance(attention_mask, PreparedAttention)
-        if rows is not None and rows.shape[0] == 0 and not is_kept and recorded.is_empty:
+        if isinstance(cache, PromptCache):
+            recorded.require_none("a PromptCache")
+            logits = self._head(read_with_prompts(self, input_ids, *given[:3], cache))
+        elif rows is not None and rows.shape[0] == 0 and not is_kept and recorded.is_empty:
             logits = self.model.transformer["wte"].weight.new_zeros(0, self.config.embedding_size)
         else:
             logits = self._head(self._encode(input_ids, inputs_embeds, *given, cache, recorded))
-        loss = None
-        if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+        flat = None if labels is None else (logits.flatten(0, -2).float(), labels.flatten())
+        loss = None if flat is None else F.cross_entropy(*flat)
         return MaskedLMOutput(loss=loss, logits=logits, **recorded.outputs())
 
     def _encode(
@@ -375,6 +379,7 @@ def as_denoiser(
         new_cache=KeyValueCache,
         blocks=model.config.blocks,
         new_block_cache=partial(BlockCache, model),
+        new_prompt_cache=PromptCache,
         stats=DenoiserStats() if stats is None else stats,
     )
 
@@ -387,3 +392,8 @@ def _rename_to_native(
     for name in list(state_dict) if row.tensors else ():
         if (native := row.native_name(name)) != name:
             state_dict[native] = state_dict.pop(name)
+
+
+# The official code maps AutoModel to the model with its LM head as well.
+AutoModel.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)
+AutoModelForMaskedLM.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)

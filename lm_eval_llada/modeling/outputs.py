@@ -51,6 +51,20 @@ class Recorded:
         """Whether nothing was asked for."""
         return not (self._kept or self.with_attentions)
 
+    def require_none(self, beside: str) -> None:
+        """Stops if anything was asked for.
+
+        Args:
+            beside: what does without it, for the message.
+
+        Raises:
+            ValueError: naming both.
+        """
+        if not self.is_empty:
+            raise ValueError(
+                f"{beside} hands out no hidden states or attentions; ask for them without it."
+            )
+
     def add_hidden(self, hidden_states: Tensor) -> None:
         """Keeps the next hidden states, if it is their turn."""
         if self._kept:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from lm_eval_llada.diffusion.sampling_options import (
+    CACHES,
+    PROMPT_CACHE_ONLY,
+    SamplingOptions,
+)
 from lm_eval_llada.engine.arguments import ModelArguments, parse_model_args
 from lm_eval_llada.modeling import LLaDAConfig, apply_rope, find_config
 from lm_eval_llada.modeling.block_cost import run_bytes, score_work, text_work
 from lm_eval_llada.modeling.cost import Work
+from lm_eval_llada.modeling.prompt_memory import prompt_peak_bytes
 from lm_eval_llada.plan.hardware import Hardware
 from lm_eval_llada.plan.requests import Request, TaskPlan
 from lm_eval_llada.rope import ResolvedRope
@@ -19,6 +25,19 @@ GB = 1e9
 _TERA = 1e12
 _MOST_DEVICES = 64
 _MOST_SEQUENCES = 64
+
+CACHE_WAYS: dict[str, dict[str, Any]] = {
+    **{cache: {"cache": cache} for cache in CACHES},
+    "prompt, prompt_chunk=256, keep=0.125": {
+        "cache": "prompt",
+        "prompt_chunk": 256,
+        "keep": 0.125,
+    },
+}
+"""Ways to keep keys and values that a plan compares, and what sets them."""
+
+
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(SamplingOptions)}
 
 
 @dataclass(frozen=True)
@@ -47,9 +66,7 @@ class CostModel:
                 self.arguments.likelihood,
                 check_greedy=self.arguments.requests.is_check_greedy,
             )
-        options = request.sampling
-        if cache is not None and cache != options.cache:
-            options = replace(options, cache=cache, refresh_every=None)
+        options = under(request.sampling, cache)
         return text_work(self.config, request.prompt_length, options)
 
     def hours(self, plan: TaskPlan, cache: str | None = None) -> float:
@@ -77,7 +94,7 @@ class CostModel:
 
         Args:
             request: The longest of a batch.
-            cache: In place of the request's own.
+            cache: In place of the request's own, one of `CACHE_WAYS`.
             batch_size: In place of the run's; that of auto is 1, the least that it can be.
             num_devices: GPUs that share a model, in place of tp's.
             itemsize: In place of the model's.
@@ -89,14 +106,24 @@ class CostModel:
             rows = min(block_length or sampling.gen_length, sampling.gen_length)
         scale = options.likelihood.cfg_scale if sampling is None else sampling.cfg_scale
         texts = batch_size or options.requests.fixed_batch_size or 1
-        kept = cache or ("none" if sampling is None else sampling.cache)
+        if sampling is not None:
+            sampling = under(sampling, cache)
+        if sampling is not None and sampling.cache == "prompt":
+            return prompt_peak_bytes(
+                self.config,
+                request.prompt_length,
+                sampling,
+                itemsize or self.itemsize,
+                batch_size=texts * (2 if scale else 1),
+                num_devices=num_devices or options.loading.tp or 1,
+            )
         return run_bytes(
             self.config,
             request.length,
             rows,
             itemsize or self.itemsize,
             batch_size=texts * (2 if scale else 1),
-            is_cached=sampling is not None and kept != "none",
+            is_cached=sampling is not None and sampling.cache != "none",
             num_devices=num_devices or options.loading.tp or 1,
             attention=options.loading.attn_implementation,
             # Guidance adds a copy of the same length, which needs no padding.
@@ -174,6 +201,14 @@ class CostModel:
             else:
                 longest = middle
         return shortest + request.target_length
+
+
+def under(options: SamplingOptions, cache: str | None) -> SamplingOptions:
+    """The options with another of `CACHE_WAYS`; as they are where it is None or their own."""
+    if cache is None or cache == options.cache:
+        return options
+    neutral = {name: _DEFAULTS[name] for name in (*PROMPT_CACHE_ONLY, "refresh_every")}
+    return replace(options, **{**neutral, **CACHE_WAYS[cache]})
 
 
 def checked_rope(model_args: Mapping[str, Any]) -> ResolvedRope:

@@ -12,7 +12,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_llada.diffusion.block_likelihood import check_block_likelihood
 from lm_eval_llada.diffusion.blocks import check_blocks
-from lm_eval_llada.diffusion.sampler import CACHES
+from lm_eval_llada.diffusion.sampling_options import SamplingOptions
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
 from lm_eval_llada.engine.decoding import block_lines, with_release_decoding
 from lm_eval_llada.modeling import find_config
@@ -23,7 +23,8 @@ from lm_eval_llada.modeling.cost import (
     key_value_bytes,
     num_parameters,
 )
-from lm_eval_llada.plan.costs import GB, CostModel
+from lm_eval_llada.modeling.prompt_memory import kept_itemsize
+from lm_eval_llada.plan.costs import CACHE_WAYS, GB, CostModel, under
 from lm_eval_llada.plan.hardware import Hardware
 from lm_eval_llada.plan.requests import Request, RunPlan, TaskPlan, plan_run
 from lm_eval_llada.report.document import Bullets, Section, Table
@@ -122,10 +123,10 @@ def _decoding_lines(plan: RunPlan, block_length: int | None) -> list[str]:
                 steps = min(sampling.steps or sampling.gen_length, sampling.gen_length)
                 chosen = sampling.block_length or sampling.gen_length
                 size = block_length or min(chosen, sampling.gen_length)
-                kept = "exact" if block_length else sampling.cache
+                kept = ", ".join(sampling.approximations) or "cache=none"
+                kept = "cache=exact" if block_length else kept
                 text = (
-                    f"gen_length {sampling.gen_length} in blocks of {size}, {steps} steps, "
-                    f"cache={kept}"
+                    f"gen_length {sampling.gen_length} in blocks of {size}, {steps} steps, {kept}"
                 )
             tasks.setdefault(text, []).append(task.name)
     return [f"{_shortened(names)}: {text}." for text, names in tasks.items()]
@@ -177,7 +178,9 @@ def _cache_sections(costs: CostModel, plan: RunPlan) -> list[Section]:
     if costs.config.blocks is not None or not any(request.sampling for request in _requests(plan)):
         return []
     rows = []
-    for cache in CACHES:
+    texts = [(r, n) for task in plan.tasks for r, n in task.requests.items() if r.sampling]
+    num_tokens = sum(request.target_length * count for request, count in texts)
+    for cache in CACHE_WAYS:
         total = sum((costs.total(task, cache) for task in plan.tasks), Work())
         peak = max(costs.memory(request, cache=cache) for request in _requests(plan))
         rows.append(
@@ -185,12 +188,23 @@ def _cache_sections(costs: CostModel, plan: RunPlan) -> list[Section]:
                 cache,
                 _short(total.flops / 1e15),
                 _short(sum(costs.hours(task, cache) for task in plan.tasks)),
+                _short(sum(costs.work(r, cache).flops * n for r, n in texts) / num_tokens / 1e12),
                 f"{peak / GB:.1f}",
                 "yes" if peak <= costs.hardware.memory_gb * GB else "no",
             )
         )
-    header = ("cache", "PFLOP", "hours", "peak GB", f"fits {costs.hardware.memory_gb:g} GB")
-    caption = "All tasks under each cache. cache=none is exact; the others change texts."
+    header = (
+        "cache",
+        "PFLOP",
+        "hours",
+        "TFLOP a token",
+        "peak GB",
+        f"fits {costs.hardware.memory_gb:g} GB",
+    )
+    caption = (
+        "All tasks under each cache, and what a generated token takes. cache=none is exact; the "
+        "others change texts."
+    )
     return [Section("Caches", (Table(header, tuple(rows), caption),))]
 
 
@@ -212,13 +226,17 @@ def _memory_line(costs: CostModel, request: Request, cache: str) -> str:
     peak, fits = costs.memory(request, cache=cache), costs.fits(request, cache=cache)
     batch_size = costs.arguments.requests.fixed_batch_size
     is_kept = cache != "none" or costs.config.blocks is not None
-    kept = "none" if cache == "none" else "prefix or dual"
+    kept = cache if cache in ("none", "prompt") else "prefix or dual"
     if costs.config.blocks is not None:
         kept = "exact"
     what = f"{request.length:,} tokens with cache={kept} and batch_size={batch_size or 1} take"
     parts = [f"{_gb(weights)} of weights"]
     if is_kept:
-        size = cache_bytes(costs.config, request.length, costs.itemsize)
+        itemsize = costs.itemsize
+        if cache != "none":
+            options = under(request.sampling or SamplingOptions(), cache)
+            itemsize = kept_itemsize(options, costs.itemsize)
+        size = cache_bytes(costs.config, request.length, itemsize)
         parts.append(f"a cache of {size / 2**30:.1f} GiB ({_gb(size)}) for each sequence")
     parts.append("activations")
     limit = f"{costs.hardware.memory_gb:g} GB"

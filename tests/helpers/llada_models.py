@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,11 +95,13 @@ def plain_forward(
     ids: Tensor,
     kept: dict[int, Tensor] | None = None,
     window: range | None = None,
+    weigh: Callable[[int, int, Tensor], Tensor] = lambda layer, head, scores: scores.softmax(-1),
 ) -> Tensor:
     """One sequence, loops over heads, nothing shared with the package but the weights.
 
     What each layer reads goes into ``kept``. With a window, all but the window's part of it is
-    what ``kept`` holds from before; only the window's logits mean something then.
+    what ``kept`` holds from before; only the window's logits mean something then. ``weigh`` makes
+    attention weights of a head's scores, (seq, seq), given the numbers of layer and head.
     """
     config, weights = model.config, dict(model.named_parameters())
     head_dim = config.head_dim
@@ -184,7 +187,7 @@ def plain_forward(
             if config.qk_norm:
                 query, key = norm(f"{block}.q_norm", query), norm(f"{block}.k_norm", key)
             scores = grown(rope(query)) @ rope(key).T / math.sqrt(head_dim)
-            heads.append(scores.softmax(-1) @ v[:, shared])
+            heads.append(weigh(layer, head, scores) @ v[:, shared])
         x = x + linear(f"{block}.attn_out", torch.cat(heads, -1))
         h = norm(f"{block}.ff_norm", x)
         if config.num_experts and layer < config.num_dense_layers:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +36,7 @@ from lm_eval_llada.modeling.cost import (
     pass_work,
     peak_bytes,
 )
+from lm_eval_llada.modeling.prompt_memory import prompt_peak_bytes
 from tests.helpers.llada_models import ROWS, SHAPES, SIZES, make_model, tokens
 
 LLADA_8B = LLaDAConfig(mlp_hidden_size=12288)
@@ -92,6 +94,42 @@ def test_decoding_costs_what_pytorch_counts(options: SamplingOptions) -> None:
         )
 
     assert generation_work(model.config, 17, options).flops == counted(run)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"keep": 0.3},
+        {"keep": 0.3, "prompt_refresh": 2, "cfg_scale": 0.5},
+        {"keep": 1, "steps": 5},
+        {"remasking": "random"},
+    ],
+)
+def test_decoding_beside_kept_prompts_costs_what_pytorch_counts(knobs) -> None:
+    model = make_model(n_kv_heads=2, n_layers=2)
+    options = SamplingOptions(gen_length=11, block_length=4, cache="prompt", **knobs)
+
+    def run() -> None:
+        # The kernel that is made of products of matrices, which are what is counted.
+        with sdpa_kernel(SDPBackend.MATH):
+            generate(as_denoiser(model, mask_token_id=96), [tokens(400)], options, seeds=[3])
+
+    assert generation_work(model.config, 400, options).flops == counted(run)
+
+
+def test_chunks_are_counted_as_if_none_were_at_an_end() -> None:
+    model = make_model(n_kv_heads=2, n_layers=2)
+    options = SamplingOptions(gen_length=4, cache="prompt", prompt_chunk=16, keep=0.5)
+
+    def run() -> None:
+        with sdpa_kernel(SDPBackend.MATH):
+            generate(as_denoiser(model, mask_token_id=96), [tokens(640)], options)
+
+    foreseen = generation_work(model.config, 640, options).flops
+    assert 0.98 * foreseen < counted(run) <= foreseen
+    whole = generation_work(model.config, 640, replace(options, prompt_chunk=None)).flops
+    assert foreseen < 0.7 * whole
 
 
 @pytest.mark.parametrize(("target", "mc_num"), [(1, 128), (3, 7), (3, 128)])
@@ -255,9 +293,10 @@ def test_a_cache_never_costs_more_and_reads_as_often(
     config = LLaDAConfig(**SIZES)
     works = [
         generation_work(config, length, replace(exact, cache=cache))
-        for cache in ("none", "prefix", "dual")
+        for cache in ("none", "prefix", "dual", "prompt")
     ]
     assert works[0].flops >= works[1].flops >= works[2].flops
+    assert works[0].flops >= works[3].flops
     assert len({work.num_passes for work in works}) == 1
     # A full pass at every step is no approximation any more.
     every = replace(exact, cache="dual", refresh_every=1)
@@ -283,6 +322,45 @@ def test_a_padded_batch_stays_within_the_estimate_without_a_mask_of_tokens_by_to
         model(tokens(3, lengths[0]), attention_mask=mask.long(), rows=rows)
     estimate = 3 * activation_bytes(model.config, lengths[0], 16, 4, is_padded=True)
     assert 0.6 * estimate <= live.peak <= 1.02 * estimate
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("keep", [None, 0.25])
+def test_decoding_beside_kept_prompts_stays_within_the_estimate(
+    monkeypatch, dtype: str, keep
+) -> None:
+    # Of the parts of a CPU, as below. A GPU's are larger.
+    monkeypatch.setattr("lm_eval_llada.modeling.prompt_memory.MANY_ROWS", 512)
+    model, length = make_model(**MEMORY_SIZES), 4096
+    options = SamplingOptions(
+        gen_length=16, cache="prompt", prompt_chunk=256, keep=keep, cache_dtype=dtype, steps=3
+    )
+    with torch.no_grad(), LiveStorage() as live:
+        generate(as_denoiser(model, mask_token_id=96), [tokens(length)], options)
+    weights = num_parameters(model.config) * 4
+    estimate = prompt_peak_bytes(model.config, length, options, 4) - weights
+    assert 0.4 * estimate <= live.peak <= 1.02 * estimate
+    # Little is held beside keys and values; of another type, those of one of the three layers.
+    if dtype == "auto":
+        kept = cache_bytes(model.config, length, 4)
+        assert live.peak <= (1.6 if keep is None else 1.8) * kept
+
+
+def test_a_prompt_of_128k_fits_80_gb_where_it_is_kept_in_one_byte_a_number() -> None:
+    lean = {"gen_length": 64, "block_length": 32, "cache": "prompt", "prompt_chunk": 256}
+    lean |= {"keep": 0.125}
+    peaks = {
+        (length, dtype): prompt_peak_bytes(
+            LLADA_8B, length, SamplingOptions(**lean, cache_dtype=dtype), 2
+        )
+        for length in (32_768, 131_072)
+        for dtype in ("auto", "float8_e4m3fn")
+    }
+    assert peaks[32_768, "auto"] < 40e9
+    assert peaks[131_072, "float8_e4m3fn"] < 80e9 < peaks[131_072, "auto"]
+    work = generation_work(LLADA_8B, 131_072, SamplingOptions(**lean))
+    exact = generation_work(LLADA_8B, 131_072, SamplingOptions(gen_length=64, block_length=32))
+    assert work.flops < exact.flops / 200
 
 
 @pytest.mark.parametrize("name", ["batch_size", "num_devices"])
