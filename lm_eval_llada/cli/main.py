@@ -27,6 +27,7 @@ from lm_eval_llada.cli.arguments import refusal
 from lm_eval_llada.cli.commit import quiet_commit
 from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
 from lm_eval_llada.cli.run_checks import explain_ranks
+from lm_eval_llada.cli.run_tables import own_tables
 from lm_eval_llada.cli.task_errors import explain_missing
 from lm_eval_llada.cli.task_folders import lay_out
 from lm_eval_llada.cli.typed import check_quotes
@@ -140,7 +141,8 @@ def run(arguments: Sequence[str]) -> None:
             preemption.watch()
         include_path = getattr(namespace, "include_path", None) or []
         try:
-            with kept_answers(getattr(namespace, "output_path", None)), quiet_commit():
+            output = getattr(namespace, "output_path", None)
+            with kept_answers(output), quiet_commit(), own_tables(output):
                 command_line.execute(namespace)
         except ValueError as error:
             raise explain_ranks(explain_missing(error, include_path)) from error

@@ -26,7 +26,7 @@ from lm_eval_llada.report.document import (
     with_error,
 )
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
-from lm_eval_llada.report.page_blocks import HeatPanel, Heatmap, Run, Score, cell_anchor
+from lm_eval_llada.report.page_blocks import Heatmap, HeatPanel, Run, Score, cell_anchor
 from lm_eval_llada.report.settings import named_runs
 from lm_eval_llada.report.verdicts import score_interval, spans
 from lm_eval_llada.tasks.longbench.scores import CATEGORIES, DATASETS
@@ -122,9 +122,7 @@ def _heatmaps(
     return blocks
 
 
-def _heat_cell(
-    evaluation: Evaluation, run: Run, scores: Scores | None, name: str
-) -> Score | None:
+def _heat_cell(evaluation: Evaluation, run: Run, scores: Scores | None, name: str) -> Score | None:
     task: TaskResult | None = scores.tasks.get(name) if scores else None
     if task is None or task.score is None:
         return None
@@ -199,9 +197,7 @@ def _mean_table(
     return table(["run", "tasks of", "length", *columns.values(), "remarks"], rows, caption)
 
 
-def _task_table(
-    by_run: _Found, names: tuple[str, ...], what: str
-) -> Table:
+def _task_table(by_run: _Found, names: tuple[str, ...], what: str) -> Table:
     """A line for each task and a column for each run and length; tasks nobody ran are left out."""
     rows = []
     for name in names:
@@ -211,5 +207,3 @@ def _task_table(
     header = ["task", *(f"{e.label}, {s.protocol}, {s.length:,}" for e, s in by_run)]
     caption = f"{what}: scores (0-100); {GAP} where a task was not run."
     return table(header, rows, caption, is_detail=True)
-
-

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from lm_eval_llada.report.figures import new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart under the common colour deficiencies, and one more marker than
@@ -88,6 +90,7 @@ def draw_lines(panels: Mapping[str, Sequence[Line]], title: str) -> Figure:
         axes.set_xticks(lengths, [f"{length:,}" for length in lengths], fontsize=8)
         axes.minorticks_off()
         axes.set_ylim(-3, 103)
+        axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
     for axes in grid[len(panels) :]:
         axes.remove()
@@ -166,16 +169,17 @@ def draw_scatter(points: Sequence[Point], title: str, x_title: str) -> Figure:
     axes.set_ylabel("mean score (0-100)", fontsize=9)
     axes.set_xlim(left=0)
     axes.margins(y=0.15)
+    axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25)
     _finish(figure, title, [axes])
     return figure
 
 
-def _finish(figure: Figure, title: str, grid: Sequence[object]) -> None:
+def _finish(figure: Figure, title: str, grid: Sequence[Axes]) -> None:
     """The heading, and one legend below with every run of every panel."""
-    entries: dict[str, object] = {}
+    entries: dict[str, Artist] = {}
     for axes in grid:
-        handles, labels = axes.get_legend_handles_labels()  # type: ignore[attr-defined]
+        handles, labels = axes.get_legend_handles_labels()
         entries |= {label: handle for label, handle in zip(labels, handles, strict=True)
                     if label not in entries}  # fmt: skip
     figure.suptitle(textwrap.fill(title, 70), fontsize=11, fontweight="bold")

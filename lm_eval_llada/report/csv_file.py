@@ -35,17 +35,14 @@ def to_csv(evaluations: Sequence[Evaluation]) -> str:
 def _lines(evaluation: Evaluation) -> Iterator[list[object]]:
     for task in evaluation.tasks.values():
         samples = evaluation.samples.get(task.name, ())
-        depths = {f"depth_{cell.depth:03d}": cell.depth
-                  for cell in (needle_cells(task.length, task.metrics) if task.length else ())}  # fmt: skip
+        cells = needle_cells(task.length, task.metrics) if task.length else []
+        for cell in cells:
+            yield [task.name, cell.length, cell.depth, "score", cell.score, *[None] * 5]
         for metric, value in task.metrics.items():
-            if metric == "score_clustered_se":
+            # The cells above, and the standard error below.
+            if cells and metric.startswith("depth_") or metric == "score_clustered_se":
                 continue
             error = task.stderr if metric == "score" else task.errors.get(metric)
-            low, high = (score_interval(task, samples, metric) if metric not in depths else None) or (
-                None,
-                None,
-            )
-            depth = depths.get(metric)
-            name = "score" if metric in depths else metric
-            yield [task.name, task.length, depth, name, value, error, low, high,
-                   task.samples if depth is None else None, task.planned]  # fmt: skip
+            interval = score_interval(task, samples, metric) or (None, None)
+            counts = (task.samples, task.planned)
+            yield [task.name, task.length, None, metric, value, error, *interval, *counts]

@@ -77,7 +77,8 @@ def _rows(logged: Sequence[tuple[Run, Evaluation]], limit: int) -> Iterator[Samp
 def _by_depth(samples: Sequence[Sample]) -> dict[int | None, list[Sample]]:
     found: dict[int | None, list[Sample]] = {}
     for sample in samples:
-        for depth in [at for at, _ in sample.depths] or [None]:
+        depths: list[int | None] = [at for at, _ in sample.depths]
+        for depth in depths or [None]:
             found.setdefault(depth, []).append(sample)
     return dict(sorted(found.items(), key=lambda item: -1 if item[0] is None else item[0]))
 
@@ -99,7 +100,7 @@ def _row(run: Run, task: str, depth: int | None, sample: Sample) -> SampleRow:
 
 def _excerpts(evaluation: Evaluation, limit: int) -> Iterator[Block]:
     """For texts, which cannot be filtered: some failed samples of each task."""
-    for task, samples in sorted(evaluation.samples.items()):
+    for _, samples in sorted(evaluation.samples.items()):
         failed = [sample for sample in samples if sample.failed]
         shown = spread(failed, limit)
         for sample in shown:

@@ -45,7 +45,7 @@ def _block(block: Block) -> str:
     if isinstance(block, Picture):
         return f"![{_escaped(block.alternative)}]({block.name}.svg)"
     if isinstance(block, Matrix):
-        return "\n\n".join(map(_block, matrix_table(block)))
+        return "\n\n".join(_block(part) for part in matrix_table(block))
     return _excerpt(block) if isinstance(block, Excerpt) else ""
 
 

@@ -225,10 +225,8 @@ def _mean_row(
             scores.append(None)
             continue
         interval = ""
-        if error is not None:
-            interval = spans(
-                max(0.0, value - _NORMAL * error), min(100.0, value + _NORMAL * error)
-            )
+        if error:  # without spread its interval is not known to be a point
+            interval = spans(max(0.0, value - _NORMAL * error), min(100.0, value + _NORMAL * error))
         scores.append(Score(number(value), value, interval, "mean of all its tasks"))
     if not any(scores):
         return None

@@ -9,7 +9,7 @@ from lm_eval_llada.report.cells import NeedleScores
 from lm_eval_llada.report.document import number
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.needles import frontier_caption, needle_tasks
-from lm_eval_llada.report.page_blocks import HeatPanel, Heatmap, Run, Score, cell_anchor
+from lm_eval_llada.report.page_blocks import Heatmap, HeatPanel, Run, Score, cell_anchor
 from lm_eval_llada.report.samples import Sample
 from lm_eval_llada.report.verdicts import sample_interval, spans
 

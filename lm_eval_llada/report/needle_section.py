@@ -39,6 +39,7 @@ _EXPLANATION = (
     "means that the heuristic promises more than is found."
 )
 
+
 def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
     """Heatmaps and tables of all needle tasks, or None where none was run.
 

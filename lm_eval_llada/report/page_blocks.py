@@ -53,8 +53,8 @@ class MatrixRow:
         group: What it belongs to, such as a benchmark.
         name: Of the task, or of a mean of some.
         scores: Of each run; None where it was not run.
-        changes: By the tag of a baseline, of each run: what it is beside it, and whether ``better``,
-            ``worse``, ``equal`` or neither.
+        changes: By the tag of a baseline, of each run: what it is beside it, and its kind, such as
+            ``better`` or ``equal``; empty where they are not told apart.
     """
 
     group: str

@@ -104,9 +104,7 @@ def _matrix_tools(matrix: Matrix, name: str) -> str:
             f"intervals</option>{options}</select></label>"
         )
     if len(matrix.rows) >= _FEWEST_TO_FILTER:
-        parts.append(
-            f'<label>Filter tasks <input type="search" data-filters="{name}"></label>'
-        )
+        parts.append(f'<label>Filter tasks <input type="search" data-filters="{name}"></label>')
     return f'<div class="tools" hidden>\n{"".join(parts)}\n</div>\n' if parts else ""
 
 

@@ -1,10 +1,10 @@
-"""What each approximation costs: speed against score, and every approximation beside its exact run."""
+"""What an approximation costs: speed against score, and each beside its exact run."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from lm_eval_llada.report.against import shared_tasks
@@ -12,20 +12,34 @@ from lm_eval_llada.report.charts import Point, draw_scatter
 from lm_eval_llada.report.document import (
     GAP,
     Block,
-    Paragraph,
     Picture,
     Section,
-    Table,
     number,
     signed,
     table,
 )
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.files import ResultFile
+from lm_eval_llada.report.kinds import mean_difference
 from lm_eval_llada.report.settings import approximations, machine_of, own_entry, settings_of
-from lm_eval_llada.report.verdicts import verdict
+from lm_eval_llada.report.verdicts import BETTER, EQUAL, NOT_TOLD_APART, WORSE, verdict
 
 _NORMAL = 1.959964
+_SUMMARY_HEADER = (
+    *("approximation", "of", "tasks", "exact", "approximate", "difference"),
+    *(EQUAL, NOT_TOLD_APART, WORSE, BETTER, "same texts", "times as fast"),
+)
+_SUMMARY_CAPTION = (
+    "The price of each approximation beside the exact run of the same settings: mean scores "
+    "(0-100) over all tasks, and on how many of them it is equal, better, worse or not told apart. "
+    "Equal is said only where every text of every sample is the same; ± is half of a 95 % "
+    "interval, paired by sample."
+)
+_TASK_HEADER = (
+    *("approximation", "of", "task", "exact", "approximate", "difference", "verdict"),
+    "same texts",
+)
+_TASK_CAPTION = "Approximations by task."
 
 # Equal for runs whose times compare: the tasks with their numbers of samples, and the machine.
 _Work = tuple[frozenset[tuple[str, int]], str]
@@ -45,11 +59,14 @@ def price_section(evaluations: Sequence[Evaluation]) -> Section | None:
         title = f"Speed against score: {len(points)} runs of the same samples"
         draw = partial(draw_scatter, points, title, "seconds for each sample")
         blocks.append(Picture(name, title, draw))
-    prices = _prices(evaluations, origins)
+    pairs = [(origins[run.label], run) for run in evaluations if run.label in origins]
+    prices = [_price(exact, run) for exact, run in pairs if _scored(exact, run)]
     if prices:
-        blocks.append(prices)
-        equal = "Equal is said only where every text of every sample is the same."
-        blocks.append(Paragraph(equal))
+        blocks += [
+            table(_SUMMARY_HEADER, prices, _SUMMARY_CAPTION),
+            table(_TASK_HEADER, [row for pair in pairs for row in _by_task(*pair)], _TASK_CAPTION,
+                  is_detail=True),
+        ]  # fmt: skip
     return Section("Speed against score", tuple(blocks)) if blocks else None
 
 
@@ -112,34 +129,38 @@ def _point(run: Evaluation, origins: dict[str, Evaluation]) -> Point:
     return Point(run.label, seconds_a_sample(run) or 0.0, score, half, origin)
 
 
-def _prices(evaluations: Sequence[Evaluation], origins: dict[str, Evaluation]) -> Table | None:
-    rows = []
-    for run in evaluations:
-        exact = origins.get(run.label)
-        if exact is None:
-            continue
-        times = _times_as_fast(exact, run)
-        for name in shared_tasks(exact, run):
-            if exact.tasks[name].score is None:
-                continue
-            found = verdict(exact, run, name)
-            same = GAP if found.same is None else f"{number(100 * found.same, 0)} %"
-            change = found.difference
-            rows.append(
-                [
-                    *(", ".join(approximations(run)), exact.label, name, number(change.first)),
-                    *(number(change.second), signed(change.value), found.text, same, times),
-                ]
-            )
-    if not rows:
-        return None
-    header = ["approximation", "of", "task", "exact", "approximate", "difference"]
-    header += ["verdict", "same texts", "times as fast"]
-    caption = (
-        "Approximations beside the exact run of the same settings: scores 0-100; ± is half of a "
-        "95 % interval, paired by sample; time is that of all tasks of the run together."
-    )
-    return table(header, rows, caption)
+def _scored(exact: Evaluation, run: Evaluation) -> list[str]:
+    return [name for name in shared_tasks(exact, run) if exact.tasks[name].score is not None]
+
+
+def _price(exact: Evaluation, run: Evaluation) -> list[str]:
+    """The line of an approximation: means over all tasks, and how many of them are what."""
+    names = _scored(exact, run)
+    found = [verdict(exact, run, name) for name in names]
+    change = mean_difference([one.difference for one in found])
+    counts = Counter(one.kind for one in found)
+    shares = [one.same for one in found]
+    known = [share for share in shares if share is not None]
+    same = GAP if len(known) < len(shares) else f"{100 * math.fsum(known) / len(known):.0f} %"
+    half = None if change.stderr is None else _NORMAL * change.stderr
+    plus_minus = "" if half is None else f" ± {number(half)}"
+    return [
+        *(", ".join(approximations(run)), exact.label, str(len(names))),
+        *(number(change.first), number(change.second), signed(change.value) + plus_minus),
+        *(str(counts[kind]) for kind in (EQUAL, NOT_TOLD_APART, WORSE, BETTER)),
+        *(same, _times_as_fast(exact, run)),
+    ]
+
+
+def _by_task(exact: Evaluation, run: Evaluation) -> Iterator[list[str]]:
+    for name in _scored(exact, run):
+        found = verdict(exact, run, name)
+        same = GAP if found.same is None else f"{number(100 * found.same, 0)} %"
+        change = found.difference
+        yield [
+            *(", ".join(approximations(run)), exact.label, name, number(change.first)),
+            *(number(change.second), signed(change.value), found.text, same),
+        ]
 
 
 def _times_as_fast(exact: Evaluation, run: Evaluation) -> str:

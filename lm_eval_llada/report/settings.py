@@ -117,7 +117,7 @@ def own_entry(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def approximations(evaluation: Evaluation) -> list[str]:
-    """What makes the texts of a run others than those of the plain loops, by name; all its tasks."""
+    """What makes the texts of a run others than those of the plain loops, as ``name=value``."""
     found: set[str] = set()
     for file in evaluation.files:
         by_task = own_entry(file.content.get("config", {})).get("approximations")

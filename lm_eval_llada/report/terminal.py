@@ -80,5 +80,5 @@ def _block(block: Block) -> str:
         text = aligned(block.header, block.rows, right)
         return f"{textwrap.fill(block.caption, _WIDTH)}\n{text}" if block.caption else text
     if isinstance(block, Matrix):
-        return "\n\n".join(map(_block, matrix_table(block)))
+        return "\n\n".join(_block(part) for part in matrix_table(block))
     return ""
