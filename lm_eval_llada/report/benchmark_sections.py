@@ -52,7 +52,7 @@ def ruler_section(evaluations: Iterable[Evaluation]) -> Section | None:
         "RULER by length: mean scores (0-100) ± standard error. AGG is vt, cwe and fwe; the "
         "average is (8 NIAH + 3 AGG + 2 QA) / 13. A mean with a task missing is not given.",
     )
-    blocks: list[Block] = [means, *_heatmaps("RULER", runs, by_run, RULER_TASKS)]
+    blocks: list[Block] = [*means, *_heatmaps("RULER", runs, by_run, RULER_TASKS)]
     panels = _panels_by_length(by_run)
     if panels:
         title = "RULER by context length"
@@ -86,7 +86,7 @@ def longbench_section(evaluations: Iterable[Evaluation]) -> Section | None:
     charts = _category_bars(by_run)
     heatmaps = _heatmaps("LongBench", runs, by_run, tuple(DATASETS))
     by_task = _task_table(by_run, tuple(DATASETS), "LongBench by dataset")
-    return Section("LongBench", (means, note, *charts, *heatmaps, by_task))
+    return Section("LongBench", (*means, note, *charts, *heatmaps, by_task))
 
 
 def _heatmaps(
@@ -187,14 +187,18 @@ def _mean_table(
     columns: Mapping[str, str],
     wanted: tuple[str, ...],
     caption: str,
-) -> Table:
+) -> list[Block]:
+    """A line for each run and length of which there is a mean; nothing where there is none."""
     rows = []
     for evaluation, scores in by_run:
         means = means_of(scores)
         cells = [with_error(*means[name]) for name in columns]
+        if all(cell == GAP for cell in cells):
+            continue
         head = [evaluation.label, scores.protocol, f"{scores.length:,}"]
         rows.append([*head, *cells, scores.remarks(wanted) or "complete"])
-    return table(["run", "tasks of", "length", *columns.values(), "remarks"], rows, caption)
+    header = ["run", "tasks of", "length", *columns.values(), "remarks"]
+    return [table(header, rows, caption)] if rows else []
 
 
 def _task_table(by_run: _Found, names: tuple[str, ...], what: str) -> Table:

@@ -73,18 +73,19 @@ def draw_lines(panels: Mapping[str, Sequence[Line]], title: str) -> Figure:
         lengths = sorted({length for line in lines for length in line.values})
         for line in lines:
             position = labels.index(line.label)
-            axes.errorbar(
-                list(line.values),
-                list(line.values.values()),
-                yerr=[line.errors.get(length, 0.0) for length in line.values],
-                color=COLOURS[position % len(COLOURS)],
+            where, values = list(line.values), list(line.values.values())
+            colour = COLOURS[position % len(COLOURS)]
+            axes.plot(
+                where,
+                values,
+                color=colour,
                 marker=MARKERS[position % len(MARKERS)],
                 markersize=5,
                 linewidth=1.5,
-                elinewidth=0.8,
-                capsize=2,
                 label=textwrap.fill(line.label, _LABEL_WIDTH),
             )
+            errors = [line.errors.get(length, 0.0) for length in where]
+            axes.errorbar(where, values, errors, fmt="none", ecolor=colour, elinewidth=0.8)
         axes.set_title(name, fontsize=10)
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [f"{length:,}" for length in lengths], fontsize=8)
@@ -153,17 +154,18 @@ def draw_scatter(points: Sequence[Point], title: str, x_title: str) -> Figure:
             start = by_label[point.origin]
             axes.plot([start.seconds, point.seconds], [start.score, point.score],
                       color="#595959", linewidth=1, linestyle="--", zorder=1)  # fmt: skip
-        axes.errorbar(
+        colour = COLOURS[position % len(COLOURS)]
+        axes.plot(
             point.seconds,
             point.score,
-            yerr=point.half,
-            color=COLOURS[position % len(COLOURS)],
+            color=colour,
             marker=MARKERS[position % len(MARKERS)],
             markersize=8,
-            elinewidth=0.9,
-            capsize=3,
             linestyle="none",
             label=textwrap.fill(point.label, _LABEL_WIDTH),
+        )
+        axes.errorbar(
+            point.seconds, point.score, point.half, fmt="none", ecolor=colour, elinewidth=0.9
         )
     axes.set_xlabel(f"{x_title}; faster is to the left", fontsize=9)
     axes.set_ylabel("mean score (0-100)", fontsize=9)

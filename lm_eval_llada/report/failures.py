@@ -45,7 +45,7 @@ def failures_section(evaluations: Iterable[Evaluation], limit: int) -> Section:
 def _counts(logged: Sequence[tuple[Run, Evaluation]]) -> Table:
     """How many samples of each task failed, and where their needles lie."""
     rows = []
-    for run, evaluation in logged:
+    for _, evaluation in logged:
         for task, samples in sorted(evaluation.samples.items()):
             scored = [sample for sample in samples if sample.score is not None]
             failed = [sample for sample in scored if sample.failed]
@@ -53,9 +53,9 @@ def _counts(logged: Sequence[tuple[Run, Evaluation]]) -> Table:
             where = ", ".join(f"{depth} %" for depth in depths)
             if scored:
                 counts = [str(len(failed)), str(len(scored)), where or "-"]
-                rows.append([run.tag, evaluation.label, task, *counts])
-    header = ["run", "model and setting", "task", "failed", "samples", "depths of failures"]
-    return table(header, rows, "Failed samples by task.")
+                rows.append([evaluation.label, task, *counts])
+    header = ["run", "task", "failed", "samples", "depths of failures"]
+    return table(header, rows, "Failed samples by task.", is_detail=True)
 
 
 def _rows(logged: Sequence[tuple[Run, Evaluation]], limit: int) -> Iterator[SampleRow]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lm_eval_llada.report.cells import NeedleScores
+from lm_eval_llada.report.charts import COLOURS, MARKERS
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -30,8 +31,6 @@ from lm_eval_llada.report.settings import compared, listed, named_runs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "os^Dv<>P"  # one more than colours, so that the two come together late
 _EXPLANATION = (
     "The frontier is the shallowest depth predicted to be retrieved, 1 - reach / length, a "
     "heuristic. The observed one is the depth from which a step fits the scores best. Errors are "
@@ -146,8 +145,10 @@ def _draw_means(runs: Sequence[NeedleScores], title: str) -> Figure:
         axes.plot(
             run.lengths,
             [run.mean(length) for length in run.lengths],
-            color=_COLOURS[position % len(_COLOURS)],
-            marker=_MARKERS[position % len(_MARKERS)],
+            color=COLOURS[position % len(COLOURS)],
+            marker=MARKERS[position % len(MARKERS)],
+            markersize=5,
+            linewidth=1.5,
             label=run.label + partial,
         )
     lengths = sorted({length for run in runs for length in run.lengths})
@@ -161,9 +162,10 @@ def _draw_means(runs: Sequence[NeedleScores], title: str) -> Figure:
             axes.annotate(f"trained: {length:,}", (length, 0), rotation=90, fontsize=8,
                           xytext=(3, 3), textcoords="offset points", color="0.35")  # fmt: skip
     axes.set_ylim(-3, 103)
-    axes.set_xlabel("context length (tokens)")
-    axes.set_ylabel("mean score over depths (0-100)")
+    axes.set_xlabel("context length (tokens)", fontsize=9)
+    axes.set_ylabel("mean score over depths (0-100)", fontsize=9)
+    axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
-    figure.legend(loc="outside lower center", frameon=False, ncols=1)
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8.5)
     return figure

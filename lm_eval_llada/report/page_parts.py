@@ -40,8 +40,9 @@ def matrix_html(matrix: Matrix, name: str, anchors: Container[str]) -> str:
         for group, rows in groupby(matrix.rows, key=lambda row: row.group)
     )
     return (
-        f'{_matrix_tools(matrix, name)}<div class="wide matrix">\n'
-        f'<table id="{name}" class="sortable">\n<caption>{escape(matrix.caption)}</caption>\n'
+        f'{_matrix_tools(matrix, name)}<p class="caption" id="{name}-c">{escape(matrix.caption)}'
+        '</p>\n<div class="wide matrix">\n'
+        f'<table id="{name}" class="sortable" aria-describedby="{name}-c">\n'
         f'<thead><tr><th scope="col">task</th>{heads}</tr></thead>\n{bodies}\n</table>\n</div>'
     )
 

@@ -142,8 +142,8 @@ def _price(exact: Evaluation, run: Evaluation) -> list[str]:
     shares = [one.same for one in found]
     known = [share for share in shares if share is not None]
     same = GAP if len(known) < len(shares) else f"{100 * math.fsum(known) / len(known):.0f} %"
-    half = None if change.stderr is None else _NORMAL * change.stderr
-    plus_minus = "" if half is None else f" ± {number(half)}"
+    # Without any spread the size of a change is not known to be exact.
+    plus_minus = f" ± {number(_NORMAL * change.stderr)}" if change.stderr else ""
     return [
         *(", ".join(approximations(run)), exact.label, str(len(names))),
         *(number(change.first), number(change.second), signed(change.value) + plus_minus),

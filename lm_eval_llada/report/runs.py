@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -24,11 +25,13 @@ from lm_eval_llada.report.perplexity import is_at_length
 from lm_eval_llada.report.settings import machine_of, own_entry, settings_of
 
 _GIB = 2**30
+# The start of a commit's name says which it is.
+_COMMIT = re.compile(r"\b([0-9a-f]{10})[0-9a-f]{30}\b")
 _TOP_SETTINGS = (
     *("lm_eval_version", "transformers_version", "system_instruction"),
     *("chat_template_sha", "fewshot_as_multiturn"),
 )
-_OWN_SETTINGS = ("version", "commit", "max_length")
+_OWN_SETTINGS = ("version", "commit")
 _CONFIG_SETTINGS = (
     *("model_dtype", "model_num_parameters", "limit"),
     *("random_seed", "numpy_seed", "torch_seed", "fewshot_seed", "use_cache"),
@@ -175,7 +178,8 @@ def _circumstances(evaluation: Evaluation) -> dict[str, str]:
         found = {name: _text(config[name]) for name in _CONFIG_SETTINGS if name in config}
         found |= {name: _text(content[name]) for name in _TOP_SETTINGS if name in content}
         own = own_entry(config)
-        found |= {f"package {k}": _text(own[k]) for k in _OWN_SETTINGS if k in own}
+        found |= {f"package {k}": _COMMIT.sub(r"\1", _text(own[k])) for k in _OWN_SETTINGS
+                  if k in own}  # fmt: skip
         found["machine"] = machine_of(content)
         for name, value in found.items():
             values = merged.setdefault(name, [])

@@ -94,6 +94,8 @@ class _Page:
         # A task leads to all of its depths.
         self._anchors = {anchor for row in rows for anchor in
                          (row.anchor, row.anchor.partition(".")[0])}  # fmt: skip
+        self._tags = {run.label: run.tag for block in blocks if isinstance(block, Matrix)
+                      for run in block.runs}  # fmt: skip
         self._pictures = pictures
         self._num_tables = 0
 
@@ -132,7 +134,7 @@ class _Page:
 
     def _table(self, block: Table) -> str:
         name = self._name()
-        table = _table(block, name)
+        table = _table(block, name, self._tags)
         if len(block.rows) >= _FEWEST_TO_FILTER:
             table = (
                 f'<div class="tools" hidden><label>Filter <input type="search" '
@@ -148,24 +150,38 @@ class _Page:
         return f"t{self._num_tables}"
 
 
-def _table(block: Table, name: str) -> str:
+def _table(block: Table, name: str, tags: Mapping[str, str]) -> str:
     classes = [
         ' class="number"' if block.is_numeric(column) else "" for column in range(len(block.header))
     ]
+    # Above the box that scrolls, so that a narrow window shows all of it.
     has_caption = block.caption and not block.is_detail
-    caption = f"<caption>{escape(block.caption)}</caption>\n" if has_caption else ""
+    caption = f'<p class="caption">{escape(block.caption)}</p>\n' if has_caption else ""
     head = "".join(
-        f'<th scope="col"{kind}>{escape(cell)}</th>'
+        f'<th scope="col"{kind}>{_named(cell, tags)}</th>'
         for kind, cell in zip(classes, block.header, strict=True)
     )
     rows = "\n".join(
-        f"<tr>{''.join(f'<td{k}>{escape(c)}</td>' for k, c in zip(classes, row, strict=True))}</tr>"
+        "<tr>"
+        + "".join(
+            f"<td{kind}>{_named(cell, tags)}</td>" for kind, cell in zip(classes, row, strict=True)
+        )
+        + "</tr>"
         for row in block.rows
     )
     return (
-        f'<div class="wide">\n<table id="{name}" class="sortable">\n{caption}<thead><tr>{head}</tr>'
+        f'{caption}<div class="wide">\n<table id="{name}" class="sortable">\n<thead><tr>{head}</tr>'
         f"</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>"
     )
+
+
+def _named(cell: str, tags: Mapping[str, str]) -> str:
+    """A cell, with its tag where it is the name of a run; a telephone shows the tag alone."""
+    tag = tags.get(cell)
+    if tag is None:
+        return escape(cell)
+    name = escape(cell)
+    return f'<b class="tag" title="{name}">{tag}</b><span class="runname"> {name}</span>'
 
 
 def _picture(block: Picture, svg: bytes) -> str:
