@@ -31,6 +31,7 @@ from lm_eval_llada.report.verdicts import (
 
 _GROUPS = ("NIAH", "RULER", "LongBench", "Perplexity", "Other tasks")
 _NORMAL = 1.959964
+_WIDEST = 100.0
 # Of tasks of others, the metric that is usually quoted; else their first.
 _USUAL = ("score", "acc_norm", "acc", "exact_match", "pass@1", "f1", "rouge1", "bits_per_byte")
 _CAPTION = (
@@ -184,9 +185,11 @@ def _change(base: Evaluation, other: Evaluation, name: str, metric: str) -> tupl
     found = verdict(base, other, name, metric)
     if found.kind == EQUAL:
         return EQUAL, EQUAL
-    half = "" if found.half is None else f" ± {number(found.half)}"
+    # Few samples make intervals wider than any score.
+    known = "" if found.half is None else f" ± {number(found.half, found.digits)}"
+    half = " ± over 100" if found.half is not None and found.half > _WIDEST else known
     kind = "" if found.kind == NOT_TOLD_APART else found.kind
-    return f"{signed(found.difference.value)}{half}", kind
+    return f"{signed(found.difference.value, found.digits)}{half}", kind
 
 
 def _has(evaluation: Evaluation, name: str, metric: str) -> bool:

@@ -29,19 +29,22 @@ class Verdict:
         difference: The run less the baseline.
         half: Half of the 95 % interval of the difference; None where it is not known.
         same: Share of answers that are the same text, 0-1; None where that is not known.
+        digits: Decimals of the metric.
     """
 
     kind: str
     difference: Difference
     half: float | None
     same: float | None
+    digits: int = 1
 
     @property
     def text(self) -> str:
         """Such as ``equal``, ``not told apart`` or ``worse by 3.1 ± 1.2``."""
         if self.kind in (EQUAL, NOT_TOLD_APART):
             return self.kind
-        return f"{self.kind} by {number(abs(self.difference.value))} ± {number(self.half)}"
+        size = number(abs(self.difference.value), self.digits)
+        return f"{self.kind} by {size} ± {number(self.half, self.digits)}"
 
 
 def verdict(baseline: Evaluation, run: Evaluation, task: str, metric: str = "score") -> Verdict:
@@ -60,13 +63,14 @@ def verdict(baseline: Evaluation, run: Evaluation, task: str, metric: str = "sco
     change = difference(baseline, run, task, metric)
     pairs = _pairs(baseline, run, task)
     same = sum(a.said == b.said != "" for a, b in pairs) / len(pairs) if pairs else None
+    digits = 1 if metric == "score" else 3
     half = _half(change, pairs if change.how.startswith("paired") else [])
     if same == 1 and change.value == 0:
-        return Verdict(EQUAL, change, half, same)
+        return Verdict(EQUAL, change, half, same, digits)
     if half is None or abs(change.value) <= half:
-        return Verdict(NOT_TOLD_APART, change, half, same)
+        return Verdict(NOT_TOLD_APART, change, half, same, digits)
     is_better = (change.value > 0) != lower_is_better(metric)
-    return Verdict(BETTER if is_better else WORSE, change, half, same)
+    return Verdict(BETTER if is_better else WORSE, change, half, same, digits)
 
 
 def lower_is_better(metric: str) -> bool:
