@@ -28,6 +28,7 @@ from lm_eval_llada.cli.arguments import refusal
 from lm_eval_llada.cli.commit import quiet_commit
 from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
 from lm_eval_llada.cli.run_checks import explain_ranks
+from lm_eval_llada.cli.run_tables import own_tables
 from lm_eval_llada.cli.task_errors import explain_missing
 from lm_eval_llada.cli.task_folders import lay_out
 from lm_eval_llada.cli.task_index import are_shipped, without_defaults
@@ -143,10 +144,12 @@ def run(arguments: Sequence[str]) -> None:
             preemption.watch()
         include_path = getattr(namespace, "include_path", None) or []
         try:
+            output = getattr(namespace, "output_path", None)
             with contextlib.ExitStack() as during:
-                during.enter_context(kept_answers(getattr(namespace, "output_path", None)))
+                during.enter_context(kept_answers(output))
                 if is_run:
                     during.enter_context(quiet_commit())
+                    during.enter_context(own_tables(output))
                 # Files of the user's may ask for the harness' tasks by any name.
                 is_ours = len(include_path) == 1 and are_shipped(task_names(namespace.tasks))
                 if is_run and is_ours:

@@ -1,43 +1,81 @@
-"""Two runs side by side: differences by task and by kind of task, in standard errors."""
+"""Runs beside a baseline: what is equal, better, worse, or not told apart, by task."""
 
 from __future__ import annotations
 
-from lm_eval_llada.report.document import Block, Paragraph, Section, Table, number, signed, table
-from lm_eval_llada.report.evaluations import Evaluation
-from lm_eval_llada.report.kinds import Difference, by_kind, difference, kind_of
+from collections.abc import Sequence
 
-_CLEAR = 2.0  # standard errors
-_CHANCE = 0.05  # share of differences beyond them where there is none, for a normal distribution
+from lm_eval_llada.report.document import (
+    GAP,
+    Block,
+    Paragraph,
+    Section,
+    Table,
+    number,
+    signed,
+    table,
+)
+from lm_eval_llada.report.evaluations import Evaluation
+from lm_eval_llada.report.kinds import Difference, by_kind, kind_of
+from lm_eval_llada.report.verdicts import EQUAL, NOT_TOLD_APART, Verdict, verdict
+
+_CHANCE = 0.05  # share of differences beyond a 95 % interval where there is none
 _COLUMNS = ("B - A", "standard error", "in standard errors", "compared")
+
+
+def baseline_section(baseline: Evaluation, others: Sequence[Evaluation]) -> Section:
+    """Every other run beside a baseline: a table of verdicts, then each of them at length."""
+    names = sorted({name for other in others for name in shared_tasks(baseline, other)})
+    rows = [
+        [other.label, name, *_verdict_cells(verdict(baseline, other, name, metric))]
+        for other in others
+        for name in names
+        if name in shared_tasks(baseline, other)
+        for metric in _metrics(baseline, other, name)[:1]
+    ]
+    title = f"Against {baseline.label}"
+    if not rows:
+        text = "No other run shares a task with samples of one length with it."
+        return Section(title, (Paragraph(text),))
+    header = ["run", "task", "baseline", "run's score", "verdict", "same texts", "compared"]
+    return Section(title, (table(header, rows, _VERDICTS),))
 
 
 def against_section(first: Evaluation, second: Evaluation) -> Section:
     """The second run less the first, for everything both measured."""
-    shared = [name for name in first.tasks if _is_shared(first, second, name)]
-    differences = [
-        (name, metric, difference(first, second, name, metric))
+    shared = shared_tasks(first, second)
+    found = [
+        (name, metric, verdict(first, second, name, metric))
         for name in shared
         for metric in _metrics(first, second, name)
     ]
     blocks: list[Block] = [Paragraph(f"A is {first.label}; B is {second.label}.")]
-    if not differences:
+    if not found:
         blocks.append(Paragraph("The two share no task with samples of one length."))
     else:
         blocks += [_kinds(first, second)] if by_kind(first, second) else []
-        blocks += [_tasks(differences), Paragraph(_summary(differences))]
+        blocks += [_tasks(found), Paragraph(_summary(found))]
     for own, other, name in ((first, second, "A"), (second, first, "B")):
-        alone = [task for task in own.tasks if not _is_shared(first, second, task)]
+        alone = [task for task in own.tasks if task not in shared]
         if alone:
             why = "in that form " if set(alone) & set(other.tasks) else ""
             blocks.append(Paragraph(f"Only {name} ran {why}{', '.join(sorted(alone))}."))
     return Section("Two runs side by side", tuple(blocks))
 
 
-def _is_shared(first: Evaluation, second: Evaluation, task: str) -> bool:
-    """Whether both ran a task, at the same length where it has one."""
-    if task not in first.tasks or task not in second.tasks:
-        return False
-    return kind_of(first.tasks[task]) == kind_of(second.tasks[task])
+def shared_tasks(first: Evaluation, second: Evaluation) -> list[str]:
+    """The tasks that both ran, at the same length where they have one."""
+    return [
+        name
+        for name, task in first.tasks.items()
+        if name in second.tasks and kind_of(task) == kind_of(second.tasks[name])
+    ]
+
+
+_VERDICTS = (
+    "Equal: every sample has the same text in both runs. Better, worse: the 95 % interval of the "
+    "difference, paired by sample where both logged the same samples, leaves out nought; ± is half "
+    "of it. All else is not told apart."
+)
 
 
 def _metrics(first: Evaluation, second: Evaluation, task: str) -> list[str]:
@@ -57,13 +95,13 @@ def _kinds(first: Evaluation, second: Evaluation) -> Table:
     return table(header, rows, "By kind of task: mean scores (0-100) over the tasks both ran.")
 
 
-def _tasks(differences: list[tuple[str, str, Difference]]) -> Table:
-    rows = [[name, metric, *_cells(d)] for name, metric, d in differences]
-    header = ["task", "metric", "A", "B", *_COLUMNS]
+def _tasks(found: Sequence[tuple[str, str, Verdict]]) -> Table:
+    rows = [[name, metric, *_cells(v.difference), v.text] for name, metric, v in found]
+    header = ["task", "metric", "A", "B", *_COLUMNS, "verdict"]
     caption = (
         "By task. Where both runs logged the same samples the standard error is that of the "
         "differences sample by sample, clustered by needle for needle tasks; otherwise the two "
-        "runs count as independent."
+        f"runs count as independent. {_VERDICTS}"
     )
     return table(header, rows, caption)
 
@@ -73,10 +111,16 @@ def _cells(d: Difference) -> list[str]:
             d.in_errors, d.how]  # fmt: skip
 
 
-def _summary(differences: list[tuple[str, str, Difference]]) -> str:
-    known = [d for _, _, d in differences if d.stderr]
-    clear = sum(abs(d.value) > _CLEAR * d.stderr for d in known if d.stderr)
+def _verdict_cells(found: Verdict) -> list[str]:
+    d = found.difference
+    same = GAP if found.same is None else f"{number(100 * found.same, 0)} %"
+    return [number(d.first, 2), number(d.second, 2), found.text, same, d.how]
+
+
+def _summary(found: Sequence[tuple[str, str, Verdict]]) -> str:
+    known = [v for _, _, v in found if v.half is not None]
+    clear = sum(v.kind not in (EQUAL, NOT_TOLD_APART) for v in known)
     return (
-        f"{clear} of {len(known)} differences with a standard error exceed {_CLEAR:g} of it; by "
+        f"{clear} of {len(known)} differences with a standard error exceed their 95 % interval; by "
         f"chance alone about {_CHANCE * len(known):.1f} would."
     )

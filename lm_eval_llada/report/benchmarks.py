@@ -6,19 +6,9 @@ Scores are 0-100.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lm_eval_llada.report.document import (
-    GAP,
-    Block,
-    Paragraph,
-    Section,
-    Table,
-    number,
-    table,
-    with_error,
-)
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
 from lm_eval_llada.tasks.longbench.scores import CATEGORIES, DATASETS, longbench_averages
 from lm_eval_llada.tasks.ruler.scores import GROUPS, ruler_averages
@@ -106,48 +96,6 @@ def longbench_means(scores: Scores) -> dict[str, tuple[float | None, float | Non
     }
 
 
-def ruler_section(evaluations: Iterable[Evaluation]) -> Section | None:
-    """RULER by length and by task, or None where nothing of it was run."""
-    by_run = [(e, s) for e in evaluations for s in ruler_scores(e)]
-    if not by_run:
-        return None
-    means = _mean_table(
-        by_run,
-        ruler_means,
-        {"niah": "NIAH", "agg": "AGG", "qa": "QA", "average": "average"},
-        RULER_TASKS,
-        "RULER by length: mean scores (0-100) ± standard error. AGG is vt, cwe and fwe; the "
-        "average is (8 NIAH + 3 AGG + 2 QA) / 13. A mean with a task missing is not given.",
-    )
-    blocks: tuple[Block, ...] = (means, _task_table(by_run, RULER_TASKS, "RULER by task"))
-    return Section("RULER", blocks)
-
-
-def longbench_section(evaluations: Iterable[Evaluation]) -> Section | None:
-    """LongBench by category, language and dataset, or None where nothing of it was run."""
-    by_run = [(e, s) for e in evaluations for s in longbench_scores(e)]
-    if not by_run:
-        return None
-    names = {name: name.replace("_", " ") for name in CATEGORIES}
-    names |= {"english": "English", "chinese": "Chinese"}
-    names |= {"datasets": "mean of 21 datasets", "categories": "mean of 6 categories"}
-    means = _mean_table(
-        by_run,
-        longbench_means,
-        names,
-        tuple(DATASETS),
-        "LongBench by category and language: mean scores (0-100) ± standard error where each "
-        "dataset has one. Code counts for both languages. A mean with a dataset missing is not "
-        "given.",
-    )
-    note = Paragraph(
-        "The published averages are reproduced by none of the natural means over the published "
-        "columns, so two means are given under their own names."
-    )
-    by_task = _task_table(by_run, tuple(DATASETS), "LongBench by dataset")
-    return Section("LongBench", (means, note, by_task))
-
-
 def _gathered(evaluation: Evaluation, key: str, known: Iterable[str]) -> list[Scores]:
     """Tasks whose metadata name one of ``known``, by protocol and length."""
     names = set(known)
@@ -168,36 +116,6 @@ def _protocol(task: str) -> str:
 
 def _error(scores: Scores, names: Iterable[str], mean: float | None) -> float | None:
     return None if mean is None else scores.stderr(names)
-
-
-def _mean_table(
-    by_run: list[tuple[Evaluation, Scores]],
-    means_of: Callable[[Scores], Mapping[str, tuple[float | None, float | None]]],
-    columns: Mapping[str, str],
-    wanted: tuple[str, ...],
-    caption: str,
-) -> Table:
-    rows = []
-    for evaluation, scores in by_run:
-        means = means_of(scores)
-        cells = [with_error(*means[name]) for name in columns]
-        head = [evaluation.label, scores.protocol, f"{scores.length:,}"]
-        rows.append([*head, *cells, scores.remarks(wanted) or "complete"])
-    return table(["run", "tasks of", "length", *columns.values(), "remarks"], rows, caption)
-
-
-def _task_table(
-    by_run: list[tuple[Evaluation, Scores]], names: tuple[str, ...], what: str
-) -> Table:
-    """A line for each task and a column for each run and length; tasks nobody ran are left out."""
-    rows = []
-    for name in names:
-        cells = [number(scores.values.get(name)) for _, scores in by_run]
-        if any(cell != GAP for cell in cells):
-            rows.append([name, *cells])
-    header = ["task", *(f"{e.label}, {s.protocol}, {s.length:,}" for e, s in by_run)]
-    caption = f"{what}: scores (0-100); {GAP} where a task was not run."
-    return table(header, rows, caption, is_detail=True)
 
 
 def _named(names: list[str], total: int) -> str:

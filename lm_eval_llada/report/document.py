@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lm_eval_llada.report.page_blocks import Heatmap, Matrix, SampleTable, Score
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,9 +24,11 @@ class Paragraph:
 
     Attributes:
         text: Without any markup.
+        on_page: Whether the page has it.
     """
 
     text: str
+    on_page: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,11 @@ class Bullets:
 
     Attributes:
         lines: At least one, without any markup.
+        on_page: Whether the page has it.
     """
 
     lines: tuple[str, ...]
+    on_page: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,14 @@ class Table:
         rows: As many cells each as the header has.
         caption: What the numbers are, with their unit; a sentence or nothing.
         is_detail: Whether a summary leaves it out.
+        on_page: Whether the page has it; one that the page shows in another form does not.
     """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     is_detail: bool = False
+    on_page: bool = True
 
     def __post_init__(self) -> None:
         """Reject rows that do not fit the header.
@@ -80,11 +88,13 @@ class Picture:
         name: File name without its ending; unique in a report.
         alternative: What it shows, for those who do not see it.
         draw: Makes the drawing; needs matplotlib.
+        on_page: Whether the page has it; one that the page shows in another form is a file alone.
     """
 
     name: str
     alternative: str
     draw: Callable[[], Figure]
+    on_page: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,13 +104,15 @@ class Excerpt:
     Attributes:
         title: One line.
         parts: (name, text) pairs; the texts are shown as they are.
+        on_page: Whether the page has it.
     """
 
     title: str
     parts: tuple[tuple[str, str], ...]
+    on_page: bool = True
 
 
-Block = Paragraph | Bullets | Table | Picture | Excerpt
+Block = Paragraph | Bullets | Table | Picture | Excerpt | Matrix | Heatmap | SampleTable
 
 
 @dataclass(frozen=True)
@@ -150,9 +162,10 @@ def table(
     caption: str = "",
     *,
     is_detail: bool = False,
+    on_page: bool = True,
 ) -> Table:
     """A ``Table`` from any sequences."""
-    return Table(tuple(header), tuple(map(tuple, rows)), caption, is_detail)
+    return Table(tuple(header), tuple(map(tuple, rows)), caption, is_detail, on_page)
 
 
 def without_pictures(section: Section) -> Section:
@@ -160,3 +173,18 @@ def without_pictures(section: Section) -> Section:
     return replace(
         section, blocks=tuple(block for block in section.blocks if not isinstance(block, Picture))
     )
+
+
+def matrix_table(matrix: Matrix) -> tuple[Table, Bullets]:
+    """A matrix in texts, a column for each run under its tag, and which run a tag means."""
+    rows = [[row.name, *map(_in_words, row.scores)] for row in matrix.rows]
+    header = ["task", *(run.tag for run in matrix.runs)]
+    legend = Bullets(tuple(f"{run.tag}: {run.label}" for run in matrix.runs))
+    return table(header, rows, matrix.caption), legend
+
+
+def _in_words(score: Score | None) -> str:
+    if score is None:
+        return GAP
+    interval = f" ({score.interval})" if score.interval else ""
+    return f"{score.text}{interval}{' *' if score.is_best else ''}"

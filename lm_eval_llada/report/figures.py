@@ -1,4 +1,4 @@
-"""Pictures in general: an empty one, and one written as PNG and SVG."""
+"""Pictures in general: an empty one, and one written as PNG, SVG and PDF."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def svg_bytes(figure: Figure) -> bytes:
     """A figure as SVG, the same bytes for the same figure.
 
     Args:
-        figure: Letters become outlines, so that it looks alike on every machine.
+        figure: Letters stay letters, to be searched, copied and edited.
     """
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "lm_eval_llada"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "lm_eval_llada"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
-    """Write a figure as ``<name>.png`` and ``<name>.svg``.
+    """Write a figure as ``<name>.png``, ``<name>.svg`` and ``<name>.pdf``.
 
     Args:
         figure: What to write.
@@ -53,7 +53,11 @@ def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     Returns:
         The SVG.
     """
+    from matplotlib import rc_context
+
     figure.savefig(folder / f"{name}.png", dpi=_DOTS_PER_INCH)
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
     svg = svg_bytes(figure)
     (folder / f"{name}.svg").write_bytes(svg)
     return svg

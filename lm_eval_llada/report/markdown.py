@@ -13,7 +13,9 @@ from lm_eval_llada.report.document import (
     Picture,
     Section,
     Table,
+    matrix_table,
 )
+from lm_eval_llada.report.page_blocks import Matrix
 
 # What begins or ends something in Markdown, or a tag in the HTML that Markdown lets through.
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
@@ -29,7 +31,7 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
     parts = [f"# {_escaped(title)}"]
     for section in sections:
         parts.append(f"## {_escaped(section.title)}")
-        parts += [_block(block) for block in section.blocks]
+        parts += [text for block in section.blocks if (text := _block(block))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -42,7 +44,9 @@ def _block(block: Block) -> str:
         return _table(block)
     if isinstance(block, Picture):
         return f"![{_escaped(block.alternative)}]({block.name}.svg)"
-    return _excerpt(block)
+    if isinstance(block, Matrix):
+        return "\n\n".join(_block(part) for part in matrix_table(block))
+    return _excerpt(block) if isinstance(block, Excerpt) else ""
 
 
 def _table(block: Table) -> str:

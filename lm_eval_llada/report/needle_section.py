@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lm_eval_llada.report.cells import NeedleScores
+from lm_eval_llada.report.charts import COLOURS, MARKERS
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -24,13 +24,13 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.figures import new_figure
 from lm_eval_llada.report.heatmap import draw_heatmaps
+from lm_eval_llada.report.needle_heatmap import Panel, needle_heatmap
 from lm_eval_llada.report.needles import frontier_caption, frontier_rows, needle_scores
+from lm_eval_llada.report.settings import compared, listed, named_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "os^Dv<>P"  # one more than colours, so that the two come together late
 _EXPLANATION = (
     "The frontier is the shallowest depth predicted to be retrieved, 1 - reach / length, a "
     "heuristic. The observed one is the depth from which a step fits the scores best. Errors are "
@@ -38,31 +38,25 @@ _EXPLANATION = (
     "means that the heuristic promises more than is found."
 )
 
-Panel = tuple[Evaluation, NeedleScores]
-
 
 def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
     """Heatmaps and tables of all needle tasks, or None where none was run.
 
-    Runs of one checkpoint stand side by side in the order of their λ: those of several λ are a
-    sweep.
+    All runs of a family stand side by side, with the lengths of all of them.
     """
-    groups: dict[tuple[str, str], list[Panel]] = {}
-    for evaluation in evaluations:
-        for family, run in needle_scores(evaluation).items():
-            groups.setdefault((family, evaluation.model), []).append((evaluation, run))
-    if not groups:
+    families: dict[str, list[Panel]] = {}
+    runs = list(evaluations)
+    for evaluation, name in zip(runs, named_runs(runs), strict=True):
+        for family, scores in needle_scores(evaluation).items():
+            families.setdefault(family, []).append(Panel(name, evaluation, family, scores))
+    if not families:
         return None
     blocks: list[Block] = []
-    for (family, model), panels in sorted(groups.items()):
-        blocks += _checkpoint(family, model, panels)
-    by_family: dict[str, list[NeedleScores]] = {}
-    for (family, _), panels in sorted(groups.items()):
-        by_family.setdefault(family, []).extend(run for _, run in panels)
-    curves = [_mean_curves(family, runs) for family, runs in by_family.items() if _has_curve(runs)]
-    if any(run.rope is not None for runs in by_family.values() for run in runs):
+    for family, panels in sorted(families.items()):
+        blocks += _family(family, panels)
+    if any(panel.scores.rope is not None for panels in families.values() for panel in panels):
         blocks.append(Paragraph(_EXPLANATION))
-    return Section("Needles in a haystack", (*curves, *blocks))
+    return Section("Needles in a haystack", tuple(blocks))
 
 
 def file_name(*parts: str) -> str:
@@ -70,18 +64,22 @@ def file_name(*parts: str) -> str:
     return re.sub(r"[^a-z0-9._]+", "-", "-".join(parts).lower()).strip("-.")
 
 
-def _checkpoint(family: str, model: str, panels: Sequence[Panel]) -> list[Block]:
-    runs = [run for _, run in panels]
-    scales = {evaluation.rope_scale for evaluation, _ in panels} - {None}
-    sweep = "λ sweep, " if len(scales) > 1 else ""
-    title = f"{model}, {family}: {sweep}needles found by context length and depth"
+def _family(family: str, panels: Sequence[Panel]) -> list[Block]:
+    runs = [panel.scores for panel in panels]
+    names = compared([panel.evaluation for panel in panels])
+    by = f", by {listed(names)}" if names else f", {panels[0].run.label}"
+    title = f"{family}: needles found by context length and depth{by}"
     captions = {run.label: text for run in runs if (text := frontier_caption(run))}
-    name = file_name("heatmap", family, model)
-    blocks: list[Block] = [Picture(name, title, partial(draw_heatmaps, runs, title, captions))]
+    draw = partial(draw_heatmaps, runs, title, captions)
+    blocks: list[Block] = [
+        needle_heatmap(title, panels),
+        Picture(file_name("heatmap", family), title, draw, on_page=False),
+    ]
     blocks += [_depth_table(family, run) for run in runs]
     unfinished = [f"{run.label}: {run.missing}" for run in runs if run.missing]
     if unfinished:
-        blocks.append(Bullets(tuple(unfinished)))
+        blocks.append(Bullets(tuple(unfinished), on_page=False))
+    blocks += [_mean_curves(family, runs)] if _has_curve(runs) else []
     frontier = _frontier_table(family, panels)
     return [*blocks, frontier] if frontier else blocks
 
@@ -101,13 +99,14 @@ def _depth_table(family: str, run: NeedleScores) -> Table:
         f"{run.label}, {family}: score (0-100) by context length (tokens) and depth of the needle; "
         f"{GAP} where nothing was measured."
     )
-    return table(header, rows, caption)
+    return table(header, rows, caption, on_page=False)
 
 
 def _frontier_table(family: str, panels: Sequence[Panel]) -> Table | None:
     rows = []
-    for evaluation, run in panels:
-        for row in frontier_rows(run):
+    for panel in panels:
+        evaluation = panel.evaluation
+        for row in frontier_rows(panel.scores):
             observed = "none" if row.observed is None else f"{row.observed} %"
             rows.append(
                 [
@@ -139,15 +138,17 @@ def _mean_curves(family: str, runs: Sequence[NeedleScores]) -> Picture:
 
 
 def _draw_means(runs: Sequence[NeedleScores], title: str) -> Figure:
-    figure = new_figure(9.0, 4.6)
+    figure = new_figure(6.6, 4.2)
     axes = figure.subplots()
     for position, run in enumerate(runs):
         partial = "" if run.missing is None else " (partial)"
         axes.plot(
             run.lengths,
             [run.mean(length) for length in run.lengths],
-            color=_COLOURS[position % len(_COLOURS)],
-            marker=_MARKERS[position % len(_MARKERS)],
+            color=COLOURS[position % len(COLOURS)],
+            marker=MARKERS[position % len(MARKERS)],
+            markersize=5,
+            linewidth=1.5,
             label=run.label + partial,
         )
     lengths = sorted({length for run in runs for length in run.lengths})
@@ -161,9 +162,10 @@ def _draw_means(runs: Sequence[NeedleScores], title: str) -> Figure:
             axes.annotate(f"trained: {length:,}", (length, 0), rotation=90, fontsize=8,
                           xytext=(3, 3), textcoords="offset points", color="0.35")  # fmt: skip
     axes.set_ylim(-3, 103)
-    axes.set_xlabel("context length (tokens)")
-    axes.set_ylabel("mean score over depths (0-100)")
+    axes.set_xlabel("context length (tokens)", fontsize=9)
+    axes.set_ylabel("mean score over depths (0-100)", fontsize=9)
+    axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=13, fontweight="bold")
-    figure.legend(loc="outside lower center", frameon=False, ncols=1 + (math.ceil(len(runs) / 6)))
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8.5)
     return figure

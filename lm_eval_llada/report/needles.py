@@ -16,6 +16,8 @@ from lm_eval_llada.report.files import Found, find_files
 from lm_eval_llada.report.reading import read_evaluations
 
 _ALL_DEPTHS = tuple(range(0, 101, 10))
+# In the name of a needle task, in place of its length.
+_SIZES = ("tiny", "demo")
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,27 @@ class FrontierRow:
 def needle_scores(evaluation: Evaluation) -> dict[str, NeedleScores]:
     """The needle tasks of an evaluation, by family: tasks that differ in their length alone.
 
-    The family of ``niah_4096`` is ``niah``, that of ``longllada_niah_4000_steps_4`` is
-    ``longllada_niah_steps_4``.
+    The family of ``niah_4096`` and of ``niah_tiny`` is ``niah``, that of
+    ``longllada_niah_4000_steps_4`` is ``longllada_niah_steps_4``.
     """
     families: dict[str, list[TaskResult]] = {}
+    for (name, _), task in needle_tasks(evaluation).items():
+        families.setdefault(name, []).append(task)
+    return {name: _run(evaluation, tasks) for name, tasks in sorted(families.items())}
+
+
+def needle_tasks(evaluation: Evaluation) -> dict[tuple[str, int], TaskResult]:
+    """The needle tasks of an evaluation by family and length.
+
+    Of several with one length, such as ``niah_tiny`` and ``niah_512``, the one with most samples.
+    """
+    found: dict[tuple[str, int], TaskResult] = {}
     for task in evaluation.tasks.values():
         if task.length is not None and needle_cells(task.length, task.metrics):
-            families.setdefault(family_of(task), []).append(task)
-    return {name: _run(evaluation, tasks) for name, tasks in sorted(families.items())}
+            other = found.get((family_of(task), task.length))
+            if other is None or (task.samples or 0) > (other.samples or 0):
+                found[family_of(task), task.length] = task
+    return found
 
 
 def newest_needles(path: str | Path, label: str) -> NeedleScores:
@@ -92,10 +107,11 @@ def newest_needles(path: str | Path, label: str) -> NeedleScores:
 
 
 def family_of(task: TaskResult) -> str:
-    """Name of a needle task without its length; without one in it, the name as it is."""
-    parts, length = task.name.split("_"), str(task.length)
-    if length in parts:
-        parts.remove(length)
+    """Name of a needle task without its length or size; without one in it, the name as it is."""
+    parts = task.name.split("_")
+    for part in (str(task.length), *_SIZES):
+        if part in parts and len(parts) > 1:
+            parts.remove(part)
     return "_".join(parts)
 
 

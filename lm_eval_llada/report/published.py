@@ -23,7 +23,7 @@ from lm_eval_llada.report.benchmarks import (
 )
 from lm_eval_llada.report.document import Paragraph, Section, number, signed, table, with_error
 from lm_eval_llada.report.evaluations import Evaluation
-from lm_eval_llada.report.needles import family_of, needle_scores
+from lm_eval_llada.report.needles import needle_scores, needle_tasks
 
 _FILE = Path(__file__).with_name("published.csv")
 # Base names of checkpoints on the hub, lower case, by the papers' names.
@@ -151,7 +151,7 @@ def published_section(
             "No run matches a published number, which takes a model of the papers "
             f"({', '.join(sorted(set(_MODELS.values())))}) at one of their λ and lengths."
         )
-        return Section("Beside the papers", (Paragraph(text),))
+        return Section("Beside the papers", (Paragraph(text, on_page=False),))
     header = ["run", "benchmark", "length", "λ", "ours", "paper", "difference", "source"]
     caption = (
         "Ours ± standard error beside the published value. LongLLaDA rounds λ up to a whole "
@@ -165,7 +165,7 @@ _Number = tuple[str, int | None, float | None, float | None, str]
 
 
 def _needle_numbers(evaluation: Evaluation) -> Iterable[_Number]:
-    tasks = {(family_of(task), task.length): task for task in evaluation.tasks.values()}
+    tasks = needle_tasks(evaluation)
     for family, run in needle_scores(evaluation).items():
         base, _, steps = family.partition("_steps_")
         if base.endswith("niah_multi"):  # asks for several needles, unlike the published task

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from lm_eval_llada.report.document import (
@@ -17,20 +18,22 @@ from lm_eval_llada.report.document import (
     table,
     with_error,
 )
-from lm_eval_llada.report.evaluations import Evaluation, Reading, TaskResult, model_arguments
+from lm_eval_llada.report.evaluations import Evaluation, Reading, TaskResult
 from lm_eval_llada.report.files import ResultFile, Skipped
 from lm_eval_llada.report.kinds import kind_of
 from lm_eval_llada.report.perplexity import is_at_length
+from lm_eval_llada.report.settings import machine_of, own_entry, settings_of
 
 _GIB = 2**30
-# What the package's own models write into `config`, under their own name.
-_OWN = ("llada", "hf_rope")
+# The start of a commit's name says which it is.
+_COMMIT = re.compile(r"\b([0-9a-f]{10})[0-9a-f]{30}\b")
 _TOP_SETTINGS = (
-    *("git_hash", "lm_eval_version", "transformers_version", "system_instruction"),
+    *("lm_eval_version", "transformers_version", "system_instruction"),
     *("chat_template_sha", "fewshot_as_multiturn"),
 )
+_OWN_SETTINGS = ("version", "commit")
 _CONFIG_SETTINGS = (
-    *("model", "model_dtype", "model_num_parameters", "batch_size", "limit"),
+    *("model_dtype", "model_num_parameters", "limit"),
     *("random_seed", "numpy_seed", "torch_seed", "fewshot_seed", "use_cache"),
 )
 
@@ -57,6 +60,30 @@ def overview_section(reading: Reading, skipped: Sequence[Skipped]) -> Section:
     return Section("Runs", tuple(blocks))
 
 
+def facts(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    """When the runs were made, by which versions of what, on which machine; a line each."""
+    contents = [file.content for evaluation in evaluations for file in evaluation.files]
+    if not contents:
+        return ()
+    stamps = [float(c["date"]) for c in contents if isinstance(c.get("date"), int | float)]
+    days = sorted({datetime.fromtimestamp(s, timezone.utc).date().isoformat() for s in stamps})
+    own = [own_entry(content.get("config", {})) for content in contents]
+    versions = {
+        "lm_eval_llada": [entry.get("version") for entry in own],
+        "lm-eval": [content.get("lm_eval_version") for content in contents],
+        "transformers": [content.get("transformers_version") for content in contents],
+        "torch": [(entry.get("machine") or {}).get("torch") for entry in own],
+    }
+    known = {name: sorted({str(v) for v in found if v}) for name, found in versions.items()}
+    machines = sorted({machine_of(content) for content in contents} - {GAP})
+    parts = [
+        f"Measured {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}" if days else "",
+        ", ".join(f"{name} {' and '.join(found)}" for name, found in known.items() if found),
+        ", ".join(machines),
+    ]
+    return (" · ".join(part for part in parts if part),) if any(parts) else ()
+
+
 def speed_section(evaluations: Iterable[Evaluation]) -> Section | None:
     """Time, work and memory of each results file, or None where there is none."""
     rows = [
@@ -78,13 +105,13 @@ def settings_section(evaluations: Sequence[Evaluation]) -> Section | None:
     runs = [evaluation for evaluation in evaluations if evaluation.files]
     if len(runs) < 2:
         return None
-    settings = [_settings(evaluation) for evaluation in runs]
+    settings = [{**settings_of(run), **_circumstances(run)} for run in runs]
     names = list(dict.fromkeys(name for one in settings for name in one))
     rows = []
     for name in names:
-        values = [one.get(name, GAP) for one in settings]
-        if len(set(values)) > 1:
-            rows.append([name, *values])
+        # Runs of another kind of model have no such setting, which is no difference.
+        if len({one[name] for one in settings if name in one}) > 1:
+            rows.append([name, *(one.get(name, GAP) for one in settings)])
     if not rows:
         text = "The runs differ in no setting that was written down."
         return Section("Settings that differ", (Paragraph(text),))
@@ -123,7 +150,7 @@ def _samples(task: TaskResult) -> str:
 
 def _speed(file: ResultFile) -> list[str]:
     config = file.content.get("config", {})
-    own = _own(config)
+    own = own_entry(config)
     work = own["work"] if isinstance(own.get("work"), dict) else {}
     passes, tokens = _float(work.get("forward_passes")), _float(work.get("tokens_read"))
     memory = _float(work.get("peak_memory_bytes"))
@@ -138,59 +165,27 @@ def _speed(file: ResultFile) -> list[str]:
         number(tokens / passes if passes and tokens else None, 0),
         number(memory / _GIB if memory else None, 2),
         str(own.get("num_ranks", GAP)),
-        _machine(str(file.content.get("pretty_env_info") or "")),
+        machine_of(file.content),
     ]
 
 
-def _settings(evaluation: Evaluation) -> dict[str, str]:
-    """Settings by name; a name whose value differs between the files of a run has all of them."""
+def _circumstances(evaluation: Evaluation) -> dict[str, str]:
+    """What a run depends on beside its settings: seeds, versions, the machine, a limit."""
     merged: dict[str, list[str]] = {}
     for file in evaluation.files:
-        for name, value in _file_settings(file.content).items():
+        content = file.content
+        config = content.get("config", {})
+        found = {name: _text(config[name]) for name in _CONFIG_SETTINGS if name in config}
+        found |= {name: _text(content[name]) for name in _TOP_SETTINGS if name in content}
+        own = own_entry(config)
+        found |= {f"package {k}": _COMMIT.sub(r"\1", _text(own[k])) for k in _OWN_SETTINGS
+                  if k in own}  # fmt: skip
+        found["machine"] = machine_of(content)
+        for name, value in found.items():
             values = merged.setdefault(name, [])
             if value not in values:
                 values.append(value)
     return {name: " | ".join(values) for name, values in merged.items()}
-
-
-def _file_settings(content: Mapping[str, Any]) -> dict[str, str]:
-    config = content.get("config", {})
-    own = _own(config)
-    settings = {f"model_args.{name}": value for name, value in model_arguments(config).items()}
-    rope = config.get("rope") or {}
-    settings |= {f"rope.{k}": _text(v) for k, v in rope.items() if k not in ("notes", "extra")}
-    given = config.get("gen_kwargs")
-    if isinstance(given, dict):
-        settings |= {f"gen_kwargs.{name}": _text(value) for name, value in given.items()}
-    settings |= {name: _text(config[name]) for name in _CONFIG_SETTINGS if name in config}
-    settings |= {name: _text(content[name]) for name in _TOP_SETTINGS if name in content}
-    settings |= {f"package.{k}": _text(own[k]) for k in ("version", "max_length") if k in own}
-    settings |= _generation(own.get("generation") or {})
-    settings["machine"] = _machine(str(content.get("pretty_env_info") or ""))
-    return settings
-
-
-def _generation(by_task: Mapping[str, Any]) -> dict[str, str]:
-    """Sampling options over all tasks of a run, each with every value it took."""
-    values: dict[str, set[str]] = {}
-    for plans in by_task.values():
-        for plan in plans:
-            for name, value in (plan.get("options") or {}).items():
-                values.setdefault(f"generation.{name}", set()).add(_text(value))
-    return {name: ", ".join(sorted(found)) for name, found in values.items()}
-
-
-def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((config[name] for name in _OWN if isinstance(config.get(name), dict)), {})
-
-
-def _machine(environment: str) -> str:
-    """Graphics cards, or else the processor, from what lm-eval writes about the environment."""
-    cards = re.findall(r"^GPU \d+: (.+)$", environment, re.MULTILINE)
-    if cards:
-        return ", ".join(f"{cards.count(card)} x {card}" for card in dict.fromkeys(cards))
-    processor = re.search(r"^Model name:\s*(.+)$", environment, re.MULTILINE)
-    return processor.group(1).strip() if processor else GAP
 
 
 def _few(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ sample only a shortened text stays.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,8 @@ class Sample:
         prompt: Around the needle, and its end.
         target: What a right answer holds.
         answer: What the model wrote.
+        targets: Right answers, or the whole needle, as far as the prompt holds them.
+        said: Digest of all that the model wrote, unshortened: equal for equal texts.
     """
 
     task: str
@@ -54,6 +57,8 @@ class Sample:
     prompt: str
     target: str
     answer: str
+    targets: tuple[str, ...] = ()
+    said: str = ""
 
     @property
     def failed(self) -> bool:
@@ -150,6 +155,9 @@ def _sample(line: Mapping[str, Any], task: str) -> Sample:
     score = line.get("score")
     cluster = line.get("score_clustered_se")
     length = doc.get("length")
+    # A whole needle is found where it stands; its keyword alone may occur elsewhere, too.
+    needles = [needle for needle in (doc.get("reference", ""), *targets) if needle]
+    prompt = _clean(prompt_excerpt(_prompt(line, doc), needles))
     return Sample(
         task=task,
         doc_id=int(line["doc_id"]),
@@ -158,10 +166,11 @@ def _sample(line: Mapping[str, Any], task: str) -> Sample:
         cluster=str(cluster[1]) if isinstance(cluster, list) else str(line["doc_id"]),
         length=length if isinstance(length, int) else None,
         depths=tuple(_depths(line)),
-        # A whole needle is found where it stands; its keyword alone may occur elsewhere, too.
-        prompt=_clean(prompt_excerpt(_prompt(line, doc), [doc.get("reference", ""), *targets])),
+        prompt=prompt,
         target=_clean(shortened("; ".join(targets), _LONGEST_ANSWER)),
         answer=_clean(shortened(_answer(line), _LONGEST_ANSWER)),
+        targets=tuple(needle for needle in needles if needle in prompt),
+        said=_digest(line.get("resps") or line.get("filtered_resps")),
     )
 
 
@@ -194,6 +203,13 @@ def _answer(line: Mapping[str, Any]) -> str:
     while isinstance(answer, list) and answer:
         answer = answer[0]
     return str(answer)
+
+
+def _digest(answers: Any) -> str:
+    """Empty where there is no answer to speak of."""
+    if not answers:
+        return ""
+    return hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _clean(text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from lm_eval_llada.report.document import Block, Bullets, Paragraph, Section, Table
+from lm_eval_llada.report.document import Block, Bullets, Paragraph, Section, Table, matrix_table
+from lm_eval_llada.report.page_blocks import Matrix
 
 _WIDTH = 100
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
@@ -78,4 +79,6 @@ def _block(block: Block) -> str:
         right = [block.is_numeric(column) for column in range(len(block.header))]
         text = aligned(block.header, block.rows, right)
         return f"{textwrap.fill(block.caption, _WIDTH)}\n{text}" if block.caption else text
+    if isinstance(block, Matrix):
+        return "\n\n".join(_block(part) for part in matrix_table(block))
     return ""

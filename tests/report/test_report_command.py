@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import sys
@@ -82,18 +83,26 @@ def test_every_part_is_there(written: tuple[Path, str]) -> None:
     for text in ((written[0] / "report.html").read_text(), (written[0] / "report.md").read_text()):
         for title in (
             *("Runs", "Needles in a haystack", "RULER", "LongBench", "Perplexity"),
-            *("Diffusion against causal, by kind of task", "Beside the papers", "Other tasks"),
-            *("Speed and memory", "Settings that differ", "Failed samples"),
+            *("Diffusion against causal, by kind of task", "Other tasks"),
+            *("Speed and memory", "Settings that differ", "Samples", "All runs"),
         ):
             assert title in text, title
 
 
-def test_pictures_are_written_as_png_and_svg(written: tuple[Path, str]) -> None:
+def test_pictures_are_written_as_png_svg_and_pdf(written: tuple[Path, str]) -> None:
     names = {path.name for path in written[0].iterdir()}
-    for stem in ("heatmap-niah-tiny-llada", "retrieval-niah", "perplexity"):
-        assert {f"{stem}.png", f"{stem}.svg"} <= names
+    for stem in ("heatmap-niah", "retrieval-niah", "perplexity"):
+        assert {f"{stem}.png", f"{stem}.svg", f"{stem}.pdf"} <= names
     assert (written[0] / "perplexity.png").read_bytes().startswith(b"\x89PNG")
-    assert (written[0] / "report.html").read_text().count("data:image/svg+xml;base64,") == 3
+    assert (written[0] / "perplexity.pdf").read_bytes().startswith(b"%PDF")
+    # The heatmap of the page is a table; its picture is a file alone.
+    drawn = sum(name.endswith(".svg") for name in names)
+    assert (written[0] / "report.html").read_text().count("<svg") == drawn - 1
+
+
+def test_letters_of_an_svg_stay_letters(written: tuple[Path, str]) -> None:
+    text = (written[0] / "retrieval-niah.svg").read_text()
+    assert ">niah: retrieval by context length</text>" in text
 
 
 def test_each_file_that_cannot_be_used_has_a_line_and_no_other_has(
@@ -112,27 +121,28 @@ def test_each_file_that_cannot_be_used_has_a_line_and_no_other_has(
 
 def test_prompts_cannot_break_the_page(written: tuple[Path, str]) -> None:
     text = (written[0] / "report.html").read_text()
-    assert "<script" not in text and "&lt;script&gt;x&lt;/script&gt; needle" in text
+    assert text.count("<script") == 1 and "&lt;script&gt;x&lt;/script&gt; needle" in text
 
 
 def test_the_summary_is_plain(written: tuple[Path, str]) -> None:
     assert "\033" not in written[1]
-    assert written[1].rstrip().endswith("pictures as PNG and SVG")
+    assert written[1].rstrip().endswith("pictures as PNG, SVG and PDF")
 
 
 def test_some_failed_samples_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     fill(tmp_path / "results")
     options = ReportOptions((tmp_path / "results",), failures=2)
-    (section,) = [s for s in build_sections(options) if s.title == "Failed samples"]
+    (section,) = [s for s in build_sections(options) if s.title == "Samples"]
     shown = [block for block in section.blocks if isinstance(block, Excerpt)]
-    assert [excerpt.title.split(",")[0] for excerpt in shown] == [
+    assert [excerpt.title.split(": ")[1].split(",")[0] for excerpt in shown] == [
         "niah_512 sample 0",
         "niah_512 sample 4",
     ]
     parts = dict(shown[1].parts)
     assert parts["answer"] == "<b>99</b> & more" and "is 10004." in parts["prompt"]
+    (counts,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert counts.rows == (("tiny-llada, unscaled", "niah_512", "5", "8", "0 %"),)
     texts = [block.text for block in section.blocks if isinstance(block, Paragraph)]
-    assert any("5 of 8 samples failed, 2 shown" in text for text in texts)
     assert any("No samples were logged" in text and "tiny-llama" in text for text in texts)
 
 
@@ -159,24 +169,50 @@ def test_speed_and_memory_are_those_of_each_file(tmp_path: Path) -> None:
 def test_only_settings_that_differ_are_listed(tmp_path: Path) -> None:
     for name, scale in (("a", 1.0), ("b", 4.0)):
         args = {"pretrained": "tiny-llada", "rope_scale": scale}
-        write(tmp_path / name, results({}, model_args=args, rope=rope(scale, "ntk")))
+        write(
+            tmp_path / name,
+            results({}, model_args=args, rope=rope(scale, "ntk" if scale > 1 else "none")),
+        )
     (table,) = section_of([tmp_path], "Settings that differ").blocks
     assert isinstance(table, Table)
-    assert {row[0]: row[1:] for row in table.rows} == {
-        "model_args.rope_scale": ("1.0", "4.0"),
-        "rope.rope_scale": ("1", "4"),
-        "rope.rope_theta": ("10000", "40000"),
-    }
+    assert {row[0]: row[1:] for row in table.rows} == {"λ": ("unscaled", "λ = 4 (ntk)")}
 
 
 def test_against_compares_even_two_runs_of_one_setting(tmp_path: Path) -> None:
     for name, score in (("a", 10.0), ("b", 30.0)):
         write(tmp_path / name, results({"niah_512": niah(512, lambda _, s=score: s)}))
     options = ReportOptions((), against=(tmp_path / "a", tmp_path / "b"))
-    section = build_sections(options)[0]
-    assert section.title == "Two runs side by side"
+    (section,) = [s for s in build_sections(options) if s.title == "Two runs side by side"]
     (_, by_task) = [block for block in section.blocks if isinstance(block, Table)]
     assert by_task.rows[0][2:5] == ("10.00", "30.00", "+20.00")
+
+
+def test_against_one_run_compares_all_others_with_it(tmp_path: Path) -> None:
+    for name, score in (("a", 10.0), ("b", 30.0)):
+        args = {"pretrained": f"model-{name}"}
+        entry = {"niah_512": niah(512, lambda _, s=score: s)}
+        write(tmp_path / name, results(entry, model_args=args))
+    for baseline in (tmp_path / "a", Path("model-a")):
+        sections = build_sections(ReportOptions((tmp_path,), against=(baseline,)))
+        (section,) = [s for s in sections if s.title == "Against model-a, unscaled"]
+        (table,) = [block for block in section.blocks if isinstance(block, Table)]
+        assert [row[:5] for row in table.rows] == [
+            ("model-b, unscaled", "niah_512", "10.00", "30.00", "better by 20.0 ± 8.3")
+        ]
+    for wrong, message in (("model", "several of: model-a, unscaled; model-b"), ("x", "none of")):
+        with pytest.raises(ValueError, match=message):
+            build_sections(ReportOptions((tmp_path,), against=(Path(wrong),)))
+
+
+def test_scores_are_written_for_other_programs(written: tuple[Path, str]) -> None:
+    lines = list(csv.DictReader((written[0] / "scores.csv").open(encoding="utf-8")))
+    depth = [line for line in lines if line["task"] == "niah_1024" and line["depth"] == "30"]
+    assert [(d["run"], d["metric"], d["value"]) for d in depth] == [("A", "score", "30.0")]
+    (mean,) = [
+        r for r in lines if (r["task"], r["metric"], r["depth"]) == ("niah_512", "score", "")
+    ]
+    assert (mean["value"], mean["stderr"], mean["samples"]) == ("50.0", "3.0", "22")
+    assert float(mean["low_95"]) < 50 < float(mean["high_95"]) and mean["model"] == "tiny-llada"
 
 
 def test_against_needs_one_run_on_each_side(tmp_path: Path) -> None:
@@ -198,7 +234,7 @@ def test_nothing_to_report_is_an_error_that_names_what_was_there(tmp_path: Path)
     ("changes", "message"),
     [
         ({"paths": ()}, "needs a folder"),
-        ({"against": (Path("a"),)}, "two runs; got 1"),
+        ({"against": tuple(map(Path, "abc"))}, "one run or two; got 3"),
         ({"failures": -1}, "failures must be"),
         ({"output": Path(__file__)}, "must be a folder"),
     ],
@@ -269,6 +305,8 @@ def test_without_matplotlib_the_tables_are_written_and_it_is_said(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = ReportOptions((tmp_path / "runs",), output=tmp_path / "report")
     assert "and no picture. Pictures need matplotlib" in write_report(options)
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.md", "report.html"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        *("report.md", "report.html", "scores.csv")
+    }
     assert "![" not in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "tiny-llada, unscaled" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from lm_eval_llada.report.needles import (
     needle_scores,
     observed_frontier,
 )
+from lm_eval_llada.report.page_blocks import Heatmap, Score
 from lm_eval_llada.report.reading import read_evaluations
 from tests.helpers.report_results import DEPTHS, niah, results, rope, write
 
@@ -102,7 +103,6 @@ def test_tasks_that_differ_in_more_than_length_are_families_of_their_own(tmp_pat
         "niah": [512, 1024],
         "longllada_niah": [1024],
         "longllada_niah_steps_4": [1024],
-        "niah_tiny": [512],
     }
 
 
@@ -138,12 +138,12 @@ def test_a_sweep_is_one_picture_in_the_order_of_its_scales(tmp_path: Path) -> No
     section = needle_section(sweep(tmp_path))
     assert section is not None
     pictures = [block for block in section.blocks if isinstance(block, Picture)]
-    assert [picture.name for picture in pictures] == ["retrieval-niah", "heatmap-niah-tiny-llada"]
-    assert "λ sweep" in pictures[1].alternative
-    titles = [axes.get_title() for axes in pictures[1].draw().axes[:3]]
+    assert [picture.name for picture in pictures] == ["heatmap-niah", "retrieval-niah"]
+    assert pictures[0].alternative.endswith("depth, by λ")
+    titles = [axes.get_title() for axes in pictures[0].draw().axes[:3]]
     assert titles[:2] == ["tiny-llada, unscaled", "tiny-llada, λ = 2.656 (ntk)"]
     assert titles[2].startswith("tiny-llada, λ = 4 (ntk)\npartial: 8 of 44")
-    assert "off by" in pictures[1].draw().axes[0].get_xlabel()
+    assert "off by" in pictures[0].draw().axes[0].get_xlabel()
 
 
 def test_a_sweep_has_a_table_of_predicted_and_observed_frontiers(tmp_path: Path) -> None:
@@ -158,14 +158,34 @@ def test_a_sweep_has_a_table_of_predicted_and_observed_frontiers(tmp_path: Path)
     assert note.lines == ("tiny-llada, λ = 4 (ntk): partial: 8 of 44 samples",)
 
 
-def test_two_checkpoints_have_a_heatmap_each(tmp_path: Path) -> None:
-    for position, name in enumerate(("tiny-llada", "tiny-llama")):
-        content = results({"niah_512": niah(512, float)}, model_args={"pretrained": name})
+def test_all_checkpoints_share_one_heatmap_with_the_lengths_of_all(tmp_path: Path) -> None:
+    tasks = ({"niah_tiny": niah(512, float)}, {"niah_1024": niah(1024, lambda _: 50.0)})
+    for position, (name, found) in enumerate(zip(("tiny-llada", "other"), tasks, strict=True)):
+        content = results(found, model_args={"pretrained": name})
         write(tmp_path, content, f"2026-01-0{position + 1}")
     section = needle_section(read(tmp_path))
     assert section is not None
-    names = [block.name for block in section.blocks if isinstance(block, Picture)]
-    assert names == ["heatmap-niah-tiny-llada", "heatmap-niah-tiny-llama"]
+    (heatmap,) = [block for block in section.blocks if isinstance(block, Heatmap)]
+    assert heatmap.title == "niah: needles found by context length and depth, by model"
+    assert heatmap.columns == ("512", "1,024")
+    other, tiny = heatmap.panels
+    assert [panel.run.label for panel in (other, tiny)] == [
+        "other, unscaled",
+        "tiny-llada, unscaled",
+    ]
+    assert other.rows[3][0] is None and tiny.rows[3][1] is None
+    assert other.rows[3][1] == Score("50", 50.0, note="niah_1024: 1,024 tokens, depth 30 %, score "
+                                     "50.0")  # fmt: skip
+    # Half of 1,024 tokens is within the trained 512.
+    found_at = [row[1].is_first_found for row in other.rows if row[1]]
+    assert found_at.index(True) == 5 and sum(found_at) == 1
+
+
+def test_of_two_tasks_of_one_length_the_one_with_more_samples_is_shown(tmp_path: Path) -> None:
+    write(tmp_path, results({"niah_tiny": niah(512, lambda _: 1.0, count=22),
+                             "niah_512": niah(512, lambda _: 2.0, count=110)}))  # fmt: skip
+    (run,) = read(tmp_path)
+    assert needle_scores(run)["niah"].score(512, 0) == 2.0
 
 
 def test_file_names_are_plain_whatever_the_label() -> None:

@@ -22,6 +22,7 @@ from lm_eval_llada.report.document import (
     with_error,
 )
 from lm_eval_llada.report.figures import new_figure, svg_bytes
+from lm_eval_llada.report.inline_svg import inline_svg
 from lm_eval_llada.report.markdown import to_markdown
 from lm_eval_llada.report.terminal import aligned, printable, to_text
 from lm_eval_llada.report.webpage import to_html
@@ -88,7 +89,7 @@ def page(text: str = HOSTILE) -> str:
 
 def test_tags_balance_and_texts_come_back_unchanged() -> None:
     parsed = Page(page())
-    assert parsed.texts["p"] == [HOSTILE, "same heading"]
+    assert parsed.texts["p"] == [HOSTILE, f"Caption {HOSTILE}", "same heading"]
     assert parsed.texts["td"][0] == HOSTILE
     assert "".join(parsed.texts["summary"]) == f"sample {HOSTILE}"
     # A browser drops one line break right after <pre>; ours comes before the text's own.
@@ -102,13 +103,24 @@ def test_any_text_leaves_the_page_in_balance(text: str) -> None:
     assert parsed.texts["td"] == [text]
 
 
-def test_the_page_needs_nothing_from_outside_and_no_script() -> None:
+def test_the_page_needs_nothing_from_outside_and_has_no_script_but_its_own() -> None:
     text = page("plain")
     parsed = Page(text)
-    assert not parsed.tags & {"script", "link", "iframe", "object", "embed"}
+    assert not parsed.tags & {"link", "iframe", "object", "embed"}
+    assert text.count("<script>") == text.count("<script") == 1
     targets = [v or "" for _, name, v in parsed.attributes if name in ("src", "href", "srcset")]
     assert targets and all(target.startswith(("data:", "#")) for target in targets)
-    assert not re.search(r"https?:|@import|url\(", text)
+    assert not re.search(r"https?:|@import|url\((?!#one-)", text)
+
+
+def test_a_picture_follows_light_and_dark_and_keeps_its_names_to_itself() -> None:
+    text = inline_svg(svg_bytes(picture().draw()), "one", "what it <shows>")
+    assert text.startswith('<svg role="img" aria-label="what it &lt;shows&gt;"')
+    assert "currentColor" in text and "#000000" not in text and "fill: #ffffff" not in text
+    names = re.findall(r'\bid="([^"]*)"', text)
+    used = re.findall(r'(?:href="#|url\(#)([^")]*)', text)
+    assert names and used and all(name.startswith("one-") for name in names)
+    assert set(used) <= set(names)
 
 
 def test_links_lead_to_sections_even_if_two_have_one_title() -> None:
@@ -119,7 +131,7 @@ def test_links_lead_to_sections_even_if_two_have_one_title() -> None:
 
 
 def test_pictures_have_alternatives() -> None:
-    assert ("img", "alt", "what it <shows>") in Page(page()).attributes
+    assert ("svg", "aria-label", "what it <shows>") in Page(page()).attributes
 
 
 def test_the_same_figure_is_the_same_svg() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_llada.report.benchmarks import longbench_section, ruler_section
+from lm_eval_llada.report.benchmark_sections import longbench_section, ruler_section
 from lm_eval_llada.report.evaluations import Reading
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.kinds import kinds_section
