@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from lm_eval_llada import __version__
+from lm_eval_llada.checkpoints.adapters import adapter_digest
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.curves.files import CurveFile
@@ -305,6 +306,8 @@ def _open_causal(run: CurveRun) -> _Subject:
 def _settings(run: CurveRun, subject: _Subject, texts: Sequence[TokenText]) -> dict[str, Any]:
     """All that the scores depend on, and which of them there will be."""
     kept = {k: v for k, v in run.model_args.items() if k not in _WITHOUT_EFFECT}
+    if kept.get("peft") is not None:
+        kept["peft"] = adapter_digest(str(kept["peft"]))
     options = dataclasses.asdict(run.options)
     return {
         "version": __version__,
