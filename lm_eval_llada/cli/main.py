@@ -22,7 +22,18 @@ from lm_eval._cli import HarnessCLI
 
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
-from lm_eval_llada.cli import curve, demo, plan, plot, posttrain, prefetch, report, rope, verify
+from lm_eval_llada.cli import (
+    curve,
+    demo,
+    new_task,
+    plan,
+    plot,
+    posttrain,
+    prefetch,
+    report,
+    rope,
+    verify,
+)
 from lm_eval_llada.cli.arguments import refusal
 from lm_eval_llada.cli.commit import quiet_commit
 from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
@@ -39,7 +50,7 @@ from lm_eval_llada.tasks.grid import tasks_path
 DEBUG = "LM_EVAL_LLADA_DEBUG"
 """Environment variable; 1 shows the traceback of an error."""
 
-_COMMANDS = (rope, report, plan, verify, prefetch, curve, plot, posttrain, demo)
+_COMMANDS = (rope, report, plan, verify, prefetch, curve, plot, posttrain, new_task, demo)
 # Messages of the harness that every run of our tasks would cause, and that ask nothing of the user.
 _EXPECTED_MESSAGES = ("Custom kwargs can be passed to", "overrides existing task from")
 
