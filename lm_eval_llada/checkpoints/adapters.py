@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.provenance import checkpoint_digest
+from lm_eval_llada.errors import missing_package
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # what peft puts in front of every name of the model
@@ -124,10 +125,7 @@ def check_adapter_folder(folder: str) -> None:
     try:
         import peft  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            'peft= needs the package peft. In a clone: pip install -e ".[train]", or '
-            "pip install peft."
-        ) from error
+        raise missing_package("peft=", "peft", "peft") from error
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise ValueError(

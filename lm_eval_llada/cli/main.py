@@ -38,7 +38,7 @@ from lm_eval_llada.cli.arguments import refusal
 from lm_eval_llada.cli.commit import quiet_commit
 from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
 from lm_eval_llada.cli.run_checks import explain_ranks
-from lm_eval_llada.cli.task_errors import explain_missing
+from lm_eval_llada.cli.task_errors import explain_missing, explained_validation
 from lm_eval_llada.cli.task_folders import lay_out
 from lm_eval_llada.cli.typed import check_quotes
 from lm_eval_llada.engine import preemption
@@ -152,7 +152,10 @@ def run(arguments: Sequence[str]) -> None:
         include_path = getattr(namespace, "include_path", None) or []
         try:
             with kept_answers(getattr(namespace, "output_path", None)), quiet_commit():
-                command_line.execute(namespace)
+                if getattr(namespace, "command", None) == "validate":
+                    explained_validation(lambda: command_line.execute(namespace), include_path)
+                else:
+                    command_line.execute(namespace)
         except ValueError as error:
             raise explain_ranks(explain_missing(error, include_path)) from error
         finally:

@@ -27,6 +27,7 @@ from lm_eval_llada.curves.scores import (
     Scorer,
     expected_seconds,
 )
+from lm_eval_llada.engine import preemption
 from lm_eval_llada.engine.arguments import (
     SAMPLING_NAMES,
     ModelArguments,
@@ -361,6 +362,10 @@ def _score(
         for group, names in todo:
             for chunk, name, estimate in scorer.score(group, names):
                 file.append(chunk, name, estimate)
+                preemption.check(
+                    f"after a score; {file.path} has all so far, and the same command goes on "
+                    "from there"
+                )
         # Equal masks are read once, so there may have been less to do than announced.
         bar.total = bar.n
 

@@ -176,7 +176,7 @@ def test_folders_and_packages_that_are_missing_are_named(tmp_path, monkeypatch, 
     with pytest.raises(ValueError, match="merge it by peft itself"):
         parse_model_args({"peft": str(adapter), "tp": "2"})
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=re.escape('pip install -e ".[train]"')):
+    with pytest.raises(ImportError, match=re.escape('pip install -e ".[peft]"')):
         parse_model_args({"peft": str(adapter)})
 
 
