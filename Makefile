@@ -24,7 +24,9 @@ FLOORS_VENV ?= .venv-floors
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: help demo figure1 bench test test-slow test-gpu test-floors lint clean
+PYTHONS ?= 3.10 3.11 3.12 3.13
+
+.PHONY: help demo figure1 bench test test-slow test-gpu test-floors test-pythons lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +37,7 @@ help:
 	@echo 'make test-slow  the slow tests'
 	@echo 'make test-gpu   the tests that need a CUDA device'
 	@echo 'make test-floors the oldest versions that pyproject.toml allows: parity tests and niah_tiny'
+	@echo 'make test-pythons the tests under each of Python $(PYTHONS) that is here'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make clean      remove $(VENV) and what tools leave behind'
 
@@ -68,13 +71,23 @@ test-floors: constraints.txt constraints-floors.txt
 	    tests/harness
 	$(FLOORS_VENV)/bin/python -m lm_eval_llada --tasks niah_tiny --limit 4
 
+# The tested versions are those of 3.11; other interpreters take the newest ones.
+test-pythons:
+	@for version in $(PYTHONS); do \
+	    if command -v python$$version >/dev/null; then \
+	        echo "Python $$version:"; \
+	        $(MAKE) --no-print-directory PYTHON=python$$version VENV=$(VENV)-$$version \
+	            CONSTRAINTS=/dev/null test || exit 1; \
+	    else echo "Python $$version is not here, so nothing ran under it."; fi; \
+	done
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
 clean:
-	rm -rf $(VENV) $(FLOORS_VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FLOORS_VENV) $(addprefix $(VENV)-,$(PYTHONS)) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find lm_eval_llada tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra. Torch goes first and alone, so that TORCH decides its build.

@@ -47,6 +47,27 @@ def unknown_choice(what: str, value: object, choices: Iterable[str]) -> ValueErr
     return ValueError(message)
 
 
+def missing_package(what: str, package: str, extra: str, instead: str = "") -> ImportError:
+    """Build the error for a package that an extra installs, with the README's words for how.
+
+    The error is returned, not raised, so that the call site reads ``raise missing_package(...)``.
+
+    Args:
+        what: What needs it, such as ``"peft="``.
+        package: Name of the package.
+        extra: The extra of this package that installs it.
+        instead: What to do without it, such as ``"use length_unit=model"``.
+
+    Returns:
+        An ``ImportError`` in one sentence.
+    """
+    other = f", or {instead}" if instead else ""
+    return ImportError(
+        f"{what} needs {package}. Install it in a clone of lm_eval_llada with: "
+        f'pip install -e ".[{extra}]"{other}.'
+    )
+
+
 def require_whole(name: str, value: object, minimum: int) -> None:
     """Raise a ``ValueError`` unless ``value`` is a whole number of at least ``minimum``.
 

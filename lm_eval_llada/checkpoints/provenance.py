@@ -30,17 +30,20 @@ _CHUNK = 1 << 20
 _MOST_THREADS = 8
 
 
-def origin(location: str, revision: str | None) -> dict[str, Any]:
+def origin(location: str, revision: str | None, adapter: str | None = None) -> dict[str, Any]:
     """Version and commit of this package, content of the checkpoint, and the machine.
 
     Args:
         location: Folder or hub id of the checkpoint.
         revision: Branch, tag or commit of a hub id.
+        adapter: Folder of what was merged into it; None for nothing.
     """
+    merged = {} if adapter is None else {"adapter": checkpoint_digest(adapter)}
     return {
         "version": __version__,
         "commit": package_commit(),
         "checkpoint": checkpoint_digest(location, revision=revision),
+        **merged,
         "machine": machine(),
     }
 

@@ -55,8 +55,10 @@ def add_parser(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> None:
     # Imported here, as it takes seconds: other commands share this command line.
     from lm_eval_llada.curves.run import run_curve
+    from lm_eval_llada.engine import preemption
     from lm_eval_llada.report.curves import curve_table, read_curves
 
+    preemption.watch()
     path = run_curve(_curve_of(namespace), lambda line: print(line, file=sys.stderr, flush=True))
     for series in read_curves([path]):
         print(f"\n{curve_table(series)}")

@@ -23,13 +23,24 @@ from lm_eval._cli import HarnessCLI
 
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
-from lm_eval_llada.cli import curve, demo, plan, plot, posttrain, prefetch, report, rope, verify
+from lm_eval_llada.cli import (
+    curve,
+    demo,
+    new_task,
+    plan,
+    plot,
+    posttrain,
+    prefetch,
+    report,
+    rope,
+    verify,
+)
 from lm_eval_llada.cli.arguments import refusal
 from lm_eval_llada.cli.commit import quiet_commit
 from lm_eval_llada.cli.run import OUR_MODEL, fill_in, kept_answers, task_names
 from lm_eval_llada.cli.run_checks import explain_ranks
 from lm_eval_llada.cli.run_tables import own_tables
-from lm_eval_llada.cli.task_errors import explain_missing
+from lm_eval_llada.cli.task_errors import explain_missing, explained_validation
 from lm_eval_llada.cli.task_folders import lay_out
 from lm_eval_llada.cli.task_index import are_shipped, without_defaults
 from lm_eval_llada.cli.typed import check_quotes
@@ -42,7 +53,7 @@ from lm_eval_llada.tasks.grid import tasks_path
 DEBUG = "LM_EVAL_LLADA_DEBUG"
 """Environment variable; 1 shows the traceback of an error."""
 
-_COMMANDS = (rope, report, plan, verify, prefetch, curve, plot, posttrain, demo)
+_COMMANDS = (rope, report, plan, verify, prefetch, curve, plot, posttrain, new_task, demo)
 # Messages of the harness that every run of our tasks would cause, and that ask nothing of the user.
 _EXPECTED_MESSAGES = ("Custom kwargs can be passed to", "overrides existing task from")
 
@@ -154,7 +165,10 @@ def run(arguments: Sequence[str]) -> None:
                 is_ours = len(include_path) == 1 and are_shipped(task_names(namespace.tasks))
                 if is_run and is_ours:
                     during.enter_context(without_defaults())
-                command_line.execute(namespace)
+                if getattr(namespace, "command", None) == "validate":
+                    explained_validation(lambda: command_line.execute(namespace), include_path)
+                else:
+                    command_line.execute(namespace)
         except ValueError as error:
             raise explain_ranks(explain_missing(error, include_path)) from error
         finally:

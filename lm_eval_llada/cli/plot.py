@@ -41,6 +41,11 @@ def _run(namespace: argparse.Namespace) -> None:
     target: Path = namespace.output
     if target.suffix not in ("", *_SUFFIXES):
         raise ValueError(f"--output must end in .png or .svg; got {str(target)!r}.")
+    for path in namespace.files:
+        if not path.is_file():
+            raise ValueError(
+                f"There is no file {path}; the command curve writes one, as its --output."
+            )
     figure = new_figure(8.0, 5.0)
     axes = figure.subplots()
     draw_curves(axes, read_curves(namespace.files), unit=namespace.unit, kind=namespace.kind)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -57,6 +59,30 @@ def explain_missing(error: ValueError, include_path: Sequence[str]) -> ValueErro
         hint = "" if guess is None else f" Did you mean {guess!r}?"
         reasons.append(f"There is no task, group, tag or task file {name!r}.{hint}")
     return ValueError(" ".join(reasons) + " `lm-eval-llada ls tasks` lists all.")
+
+
+def explained_validation(validate: Callable[[], object], include_path: Sequence[str]) -> None:
+    """Run the harness' `validate`, which names what it misses and nothing more.
+
+    Args:
+        validate: Prints, and exits where a task is missing.
+        include_path: Folders with task files beside the harness' own.
+
+    Raises:
+        ValueError: If a task is missing, with a reason for each.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            validate()
+    except SystemExit as stop:
+        found = [line for line in printed.getvalue().splitlines() if line.startswith(_MISSING)]
+        if stop.code and found:
+            raise explain_missing(ValueError(found[0]), include_path) from None
+        raise
+    finally:
+        kept = [line for line in printed.getvalue().splitlines() if not line.startswith(_MISSING)]
+        print("\n".join(kept))
 
 
 def _broken_file(name: str, include_path: Sequence[str]) -> str | None:

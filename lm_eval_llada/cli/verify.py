@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from lm_eval_llada.cli.arguments import add_model_args, model_args_of
@@ -11,7 +12,8 @@ from lm_eval_llada.cli.arguments import add_model_args, model_args_of
 _DESCRIPTION = (
     "Load a checkpoint and check its config, files, weights and logits, find ten needles with it, "
     "and compare it with its own published code where that may run. Prints a line for each check; "
-    "the exit code is 1 if one fails."
+    "the exit code is 1 if one fails. With --against it compares instead the texts of another "
+    "engine with those of the exact mode, and the exit code is 1 if one differs."
 )
 
 
@@ -40,10 +42,33 @@ def add_parser(subparsers: Any) -> None:
         "--needles", type=int, default=10, help="needles to find, or 0 (default: %(default)s)"
     )
     parser.add_argument("--length", type=int, help="a longer context to try, in tokens")
+    _add_against(parser)
     parser.set_defaults(func=_verify)
 
 
+def _add_against(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("against another engine").add_argument
+    add(
+        "--against",
+        metavar="URL|FILE",
+        help="a server with OpenAI's completions, or JSON lines with prompt and text (lm-eval's "
+        "samples_*.jsonl as well): share of equal texts, first token that differs, scores",
+    )
+    add("--tasks", nargs="+", default=["niah_tiny"], help="whose prompts are asked (niah_tiny)")
+    add("--limit", type=int, help="samples of each task (all)")
+    add("--include_path", nargs="+", help="folders with tasks of your own, as in a run")
+    add("--served_model", help="name of the model on the server (the first it lists)")
+    add("--output", type=Path, help="JSON-lines file for all texts, scores and differences")
+    add("--write_prompts", type=Path, help="JSON-lines file to write prompts to, and nothing else")
+
+
 def _verify(namespace: argparse.Namespace) -> None:
+    if namespace.against is not None or namespace.write_prompts is not None:
+        from lm_eval_llada.cli.against import run_against
+
+        if not run_against(namespace, model_args_of(namespace)):
+            raise SystemExit(1)
+        return
     # Imported here, as it takes seconds: other commands share this command line.
     from lm_eval_llada.engine.arguments import parse_model_args
     from lm_eval_llada.verify.checkpoint_checks import (

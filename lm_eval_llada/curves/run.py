@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from lm_eval_llada import __version__
+from lm_eval_llada.checkpoints.adapters import adapter_digest
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.curves.block_scores import BlockScorer, check_block_estimators
@@ -27,6 +28,7 @@ from lm_eval_llada.curves.scores import (
     Scorer,
     expected_seconds,
 )
+from lm_eval_llada.engine import preemption
 from lm_eval_llada.engine.arguments import (
     SAMPLING_NAMES,
     ModelArguments,
@@ -310,6 +312,8 @@ def _open_causal(run: CurveRun) -> _Subject:
 def _settings(run: CurveRun, subject: _Subject, texts: Sequence[TokenText]) -> dict[str, Any]:
     """All that the scores depend on, and which of them there will be."""
     kept = {k: v for k, v in run.model_args.items() if k not in _WITHOUT_EFFECT}
+    if kept.get("peft") is not None:
+        kept["peft"] = adapter_digest(str(kept["peft"]))
     options = dataclasses.asdict(run.options)
     return {
         "version": __version__,
@@ -363,6 +367,10 @@ def _score(
         for group, names in todo:
             for chunk, name, estimate in scorer.score(group, names):
                 file.append(chunk, name, estimate)
+                preemption.check(
+                    f"after a score; {file.path} has all so far, and the same command goes on "
+                    "from there"
+                )
         # Equal masks are read once, so there may have been less to do than announced.
         bar.total = bar.n
 

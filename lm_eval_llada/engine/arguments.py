@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from lm_eval_llada.checkpoints.adapters import adapter_digest, check_adapter_folder
 from lm_eval_llada.checkpoints.names import DEFAULT_CHECKPOINT
 from lm_eval_llada.diffusion.likelihood import LikelihoodOptions
 from lm_eval_llada.diffusion.sampler import SamplingOptions
@@ -23,7 +24,7 @@ from lm_eval_llada.modeling.loading import DTYPES, check_quantization
 from lm_eval_llada.modeling.model import check_attention
 from lm_eval_llada.rope import EXTRA_KEYS, RopeChoice
 
-TRUNCATION = ("middle", "left", "error")
+TRUNCATION = ("middle", "left", "error", "skip")
 LENGTH_UNITS = ("model", "cl100k")
 
 
@@ -44,10 +45,11 @@ class LoadingOptions:
         quantization: Weights in `8bit` or `4bit` by bitsandbytes; changes the numbers a little.
         attention: `bidirectional` or `block`, where a checkpoint's files do not say which; with
             `block`, block_length is the model's own. None is what they say.
+        peft: Folder of a LoRA adapter that is merged into the weights.
 
     Raises:
         ValueError: If a value is not one of those allowed or two of them contradict each other.
-        ImportError: If flash-attn or bitsandbytes is asked for and missing.
+        ImportError: If flash-attn, bitsandbytes or peft is asked for and missing.
     """
 
     pretrained: str = DEFAULT_CHECKPOINT
@@ -60,6 +62,7 @@ class LoadingOptions:
     tp: int | None = None
     quantization: str = "none"
     attention: str | None = field(default=None, metadata={"later": True})
+    peft: str | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:  # noqa: D105
         check_attention_choice(self.attention)
@@ -72,6 +75,13 @@ class LoadingOptions:
                 f"tp={self.tp} and device_map={self.device_map} both spread one model over "
                 "devices; give only one of them."
             )
+        if self.peft is not None:
+            check_adapter_folder(self.peft)
+            if self.tp is not None or self.quantization != "none":
+                raise ValueError(
+                    "peft= is merged into whole weights, which tp= cuts and quantization= rounds; "
+                    "merge it by peft itself, and give the merged folder."
+                )
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,8 @@ class RequestOptions:
         max_batch_size: The most that auto may choose.
         max_length: Longest sequence, prompt and target together, in tokens; None sets no limit.
         truncation: Which part of a longer prompt is dropped: its middle, its left end, or none
-            (error). Targets are never cut. Cuts are counted and reported.
+            (error), or whether its sample is left out of the mean (skip). Targets are never cut.
+            Cuts and what is left out are counted and reported.
         add_bos_token: Whether prompts start with the BOS token; None leaves it to the tokenizer.
         seed: With a request's content, the seed of that request.
         is_check_greedy: Whether loglikelihood also says if greedy decoding gives the target; False
@@ -286,6 +297,8 @@ def answer_fingerprint(arguments: ModelArguments, checkpoint: str) -> str:
     for part, names in _WITHOUT_EFFECT.items():
         for name in names:
             values[part].pop(name)
+    if arguments.loading.peft is not None:
+        values["loading"]["peft"] = adapter_digest(arguments.loading.peft)
     return fingerprint(values, checkpoint, revision=arguments.loading.revision)
 
 

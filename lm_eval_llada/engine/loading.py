@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lm_eval_llada.checkpoints.adapters import Naming, check_adapter, merge_adapter
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.diffusion.block_likelihood import check_block_likelihood
 from lm_eval_llada.diffusion.blocks import check_blocks
@@ -104,7 +105,10 @@ def open_run(model_args: Mapping[str, Any]) -> Checkpoint:
 def _source(arguments: ModelArguments) -> tuple[object, ...]:
     """What a checkpoint is opened by, of all arguments."""
     loading, add_bos_token = arguments.loading, arguments.requests.add_bos_token
-    names = (loading.pretrained, loading.revision, loading.tokenizer, loading.attention)
+    names = (
+        *(loading.pretrained, loading.revision, loading.tokenizer),
+        *(loading.attention, loading.peft),
+    )
     length = None if loading.attention is None else arguments.sampling.block_length
     return (*names, length, arguments.rope, add_bos_token)
 
@@ -117,6 +121,10 @@ def _opened(arguments: ModelArguments) -> Checkpoint:
     location = resolve_checkpoint(loading.pretrained)
     if Path(location).is_dir():
         check_weights(location, config)
+    if loading.peft is not None:
+        with torch.device("meta"):
+            model = LLaDAForMaskedLM(config)
+        check_adapter(loading.peft, loading.pretrained, model, _naming(config))
     text = Tokenization(
         loading.tokenizer or loading.pretrained,
         config,
@@ -139,7 +147,7 @@ def load_weights(checkpoint: Checkpoint, device: torch.device) -> LLaDAForMasked
     loading = checkpoint.arguments.loading
     is_whole = loading.device_map is None and loading.tp is None
     bound_kernel_caches()
-    return load_model(
+    model = load_model(
         loading.pretrained,
         config=checkpoint.config,
         dtype=loading.dtype,
@@ -151,3 +159,10 @@ def load_weights(checkpoint: Checkpoint, device: torch.device) -> LLaDAForMasked
         quantization=loading.quantization,
         max_memory=None if loading.device_map is None else own_gpu_memory(),
     )
+    if loading.peft is not None:
+        merge_adapter(model, loading.peft, _naming(checkpoint.config))
+    return model
+
+
+def _naming(config: LLaDAConfig) -> Naming:
+    return Naming(config.row.native_name, config.row.own_name)

@@ -177,6 +177,11 @@ def content_seed(run_seed: int, *content: str, repetition: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def is_left_out(num_tokens: int, max_length: int | None, how: str) -> bool:
+    """Whether a request of so many tokens, prompt and target, is not asked but left out."""
+    return how == "skip" and max_length is not None and num_tokens > max_length
+
+
 def fit_prompt(
     prompt: list[int], num_reserved: int, max_length: int | None, how: str, what: str
 ) -> list[int]:

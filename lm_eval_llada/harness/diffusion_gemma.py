@@ -55,6 +55,7 @@ _PASSED_OVER: dict[str, tuple[Any, ...]] = {
 }
 # Of masked diffusion alone: how tasks of this package ask for its decoding.
 _OF_MASKED_DIFFUSION = tuple(sorted({*SAMPLING_NAMES} - {*LENGTH_NAMES, *_PASSED_OVER}))
+_TRUNCATION = tuple(how for how in TRUNCATION if how != "skip")
 _IGNORED = ("batch_size", "max_batch_size", "trust_remote_code")
 _logger = logging.getLogger("lm_eval_llada")
 
@@ -105,8 +106,8 @@ class GemmaOptions:
         require_whole("gen_length", self.gen_length, 1)
         if self.max_length is not None:
             require_whole("max_length", self.max_length, 1)
-        if self.truncation not in TRUNCATION:
-            raise unknown_choice("truncation", self.truncation, TRUNCATION)
+        if self.truncation not in _TRUNCATION:
+            raise unknown_choice("truncation", self.truncation, _TRUNCATION)
 
     @property
     def decoding(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedConfig
 
+from lm_eval_llada.checkpoints.adapters import Naming, adapter_digest, merge_adapter
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.provenance import origin
 from lm_eval_llada.engine.argument_text import check_texts, read_pairs
@@ -32,8 +33,10 @@ from lm_eval_llada.engine.arguments import (
 )
 from lm_eval_llada.engine.device_memory import peak_memory_bytes
 from lm_eval_llada.engine.fingerprints import fingerprint, own_keys, refuse_random_cache
-from lm_eval_llada.engine.requests import causal_generation, fit_prompt
+from lm_eval_llada.engine.requests import causal_generation
 from lm_eval_llada.errors import real_from
+from lm_eval_llada.harness import left_out
+from lm_eval_llada.harness.causal_adapter import checked_adapter
 from lm_eval_llada.harness.causal_rope import (
     causal_rope,
     check_rotation,
@@ -75,6 +78,7 @@ class RopeLM(HFLM):
         self.rope = causal_rope(config, self.arguments.rope)
         if theirs.get("tokenizer") is not None:
             theirs["tokenizer"] = resolve_checkpoint(str(theirs["tokenizer"]))
+        self._adapter = checked_adapter(theirs, self._pretrained, config)
         # Everything that the harness' model was told, for the keys of its cache.
         self._told = {name: str(value) for name, value in theirs.items() if name not in _SPEED}
         if self.rope.method != "none":
@@ -84,11 +88,14 @@ class RopeLM(HFLM):
             theirs["config"] = config
         if _depends_on_length(config):
             theirs["batch_size"] = _alone(theirs)
+        self.left_out = left_out.LeftOut() if self.arguments.requests.truncation == "skip" else None
         self._log = RunLog()
         self._longest: int | None = None
         self._prompts: dict[tuple[str, int], list[int]] = {}
         self._current: list[Instance] = []
         super().__init__(pretrained=self._location, **theirs)
+        if self._adapter is not None:
+            merge_adapter(self.model, self._adapter, Naming())
         if self.rope.method != "none":
             check_rotation(self.model, self.rope)
         self._own_length = OwnLength(self.model)
@@ -135,7 +142,8 @@ class RopeLM(HFLM):
         Raises:
             ValueError: If a prompt is too long and may not be cut.
         """
-        plain, longest = [], 1
+        plain: list[Instance | None] = []
+        longest = 1
         hook: CacheHook = self.cache_hook  # type: ignore[has-type]
         for request in requests:
             context, gen_kwargs = request.args
@@ -146,17 +154,25 @@ class RopeLM(HFLM):
             # There is no next token of nothing.
             ids = self.tok_encode(context) or [self.prefix_token_id]
             prompt = self._fitted(request, ids, length)
+            if prompt is None:
+                plain.append(None)
+                continue
             self._prompts[context, length] = prompt
             longest = max(longest, len(prompt) + length)
             plain.append(dataclasses.replace(request, arguments=(context, kwargs), resps=[]))
         self.cache_hook = CacheHook(None)
         try:
             with self._room_for(longest), self._timed():
-                texts = super().generate_until(plain, disable_tqdm)
+                asked = [one for one in plain if one is not None]
+                texts = left_out.with_gaps(
+                    plain, super().generate_until(asked, disable_tqdm), left_out.NO_TEXT
+                )
         finally:
             self.cache_hook = hook
             self._prompts.clear()
-        for request, text in zip(requests, texts, strict=True):
+        for request, one, text in zip(requests, plain, texts, strict=True):
+            if one is None:
+                continue
             # Under the request as the task wrote it, which is what the harness looks up.
             hook.add_partial("generate_until", request.args, text)
         return texts
@@ -233,13 +249,19 @@ class RopeLM(HFLM):
         if not self._current:  # windows of a rolling likelihood, which are short enough
             with self._timed():
                 return super()._loglikelihood_tokens(requests, disable_tqdm, **kwargs)
-        fitted = [
-            (texts, self._fitted(request, context, len(target)), target)
-            for request, (texts, context, target) in zip(self._current, requests, strict=True)
+        prompts = [
+            self._fitted(request, context, len(target))
+            for request, (_, context, target) in zip(self._current, requests, strict=True)
         ]
-        longest = max((len(context) + len(target) for _, context, target in fitted), default=1)
+        asked = [
+            (texts, kept, target)
+            for kept, (texts, _, target) in zip(prompts, requests, strict=True)
+            if kept is not None
+        ]
+        longest = max((len(context) + len(target) for _, context, target in asked), default=1)
         with self._room_for(longest), self._timed():
-            return super()._loglikelihood_tokens(fitted, disable_tqdm, **kwargs)
+            scores = super()._loglikelihood_tokens(asked, disable_tqdm, **kwargs)
+        return left_out.with_gaps(prompts, scores, left_out.NO_SCORE)
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
@@ -249,13 +271,9 @@ class RopeLM(HFLM):
         with self._own_length.of(max_length):
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
 
-    def _fitted(self, request: Instance, prompt: list[int], num_reserved: int) -> list[int]:
-        """The prompt beside the tokens it is for, cut if it has to be, and counted."""
-        options, task = self.arguments.requests, request.task_name or ""
-        what = f"{task} sample {request.doc_id}"
-        kept = fit_prompt(prompt, num_reserved, options.max_length, options.truncation, what)
-        self._log.saw_prompt(task, (request.doc_id, request.idx), len(prompt) - len(kept))
-        return kept
+    def _fitted(self, request: Instance, prompt: list[int], num_reserved: int) -> list[int] | None:
+        options = self.arguments.requests
+        return left_out.fitted(request, prompt, num_reserved, options, self._log, self.left_out)
 
     @contextmanager
     def _room_for(self, longest: int) -> Iterator[None]:
@@ -283,6 +301,8 @@ class RopeLM(HFLM):
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness' cache of answers, under keys that say whose they are."""
+        if self.left_out is not None:
+            left_out.refuse_cache(cache_hook)
         super().set_cache_hook(cache_hook)
         values = {
             "model": "hf_rope",
@@ -291,6 +311,8 @@ class RopeLM(HFLM):
             "dtype": str(self.model.dtype),
             "hf": self._told,
         }
+        if self._adapter is not None:
+            values["peft"] = adapter_digest(self._adapter)
         revision = self._told.get("revision")
         own_keys(cache_hook, fingerprint(values, self._location, revision=revision))
 
@@ -304,9 +326,10 @@ class RopeLM(HFLM):
         self._log.peak_memory_bytes = peak_memory_bytes(self.model.device)
         summary = self._log.summary()
         info["hf_rope"] = {
-            **origin(self._location, self._told.get("revision")),
+            **origin(self._location, self._told.get("revision"), self._adapter),
             "max_length": self.max_length,
             "truncation": summary["truncation"],
+            **{name: summary[name] for name in ("left_out",) if name in summary},
             "work": summary["work"],
         }
         return info

@@ -31,13 +31,9 @@ from lm_eval_llada.engine.fingerprints import own_keys, refuse_random_cache
 from lm_eval_llada.engine.jobs import Arguments, Generation, Job, JobMaker, Score
 from lm_eval_llada.engine.loading import load_weights, open_run
 from lm_eval_llada.engine.ranks import choose_device, join_ranks, place_of_process
-from lm_eval_llada.engine.requests import (
-    RequestSeeds,
-    content_seed,
-    fit_prompt,
-    generation_settings,
-)
+from lm_eval_llada.engine.requests import RequestSeeds, content_seed, generation_settings
 from lm_eval_llada.engine.runner import Runner
+from lm_eval_llada.harness import left_out
 from lm_eval_llada.harness.runlog import RunLog, Sample, merge_logs
 
 _logger = logging.getLogger("lm_eval_llada")
@@ -79,6 +75,7 @@ class LLaDALM(TemplateLM):
         self._device = choose_device(
             loading.device, local_rank=place.local_rank, world_size=self._world_size
         )
+        self.left_out = left_out.LeftOut() if self.arguments.requests.truncation == "skip" else None
         named = tuple(self.arguments.likelihood.approximations)
         self._log = RunLog(likelihood_approximations=named)
         self._logs = [self._log]
@@ -147,7 +144,10 @@ class LLaDALM(TemplateLM):
         self._disable_tqdm = disable_tqdm
         seeds = RequestSeeds(self.arguments.requests.seed)
         jobs = [self._generation_job(request, seeds) for request in requests]
-        return [str(text) for text in self._answers("generate_until", jobs)]
+        asked = [job for job in jobs if job is not None]
+        return left_out.with_gaps(
+            jobs, map(str, self._answers("generate_until", asked)), left_out.NO_TEXT
+        )
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -166,13 +166,15 @@ class LLaDALM(TemplateLM):
         Raises:
             ValueError: If a context is too long and may not be cut.
         """
-        encoded = []
+        encoded: list[Any] = []
         for request in requests:
-            context, continuation = request.args
-            prefix, target = self._encode_pair(context, continuation)
+            prefix, target = self._encode_pair(*request.args)
             kept = self._fitted(request, prefix, len(target))
-            encoded.append(((context, continuation), kept, target))
-        return self._score(encoded, [_task_and_sample(r) for r in requests], disable_tqdm)
+            encoded.append(None if kept is None else (request.args, kept, target))
+        asked = [i for i, one in enumerate(encoded) if one is not None]
+        samples = [_task_and_sample(requests[i]) for i in asked]
+        scores = self._score([encoded[i] for i in asked], samples, disable_tqdm)
+        return left_out.with_gaps(encoded, scores, left_out.NO_SCORE)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -243,7 +245,7 @@ class LLaDALM(TemplateLM):
             value = score[:2] if kind == "loglikelihood" else score.value
         self.cache_hook.add_partial(kind, args, value)
 
-    def _generation_job(self, request: Instance, seeds: RequestSeeds) -> Generation:
+    def _generation_job(self, request: Instance, seeds: RequestSeeds) -> Generation | None:
         context, gen_kwargs = request.args
         task, sample = _task_and_sample(request)
         blocks = self._checkpoint.config.blocks
@@ -251,17 +253,14 @@ class LLaDALM(TemplateLM):
         refuse_random_cache(self.cache_hook, gen_kwargs, is_random=settings.options.is_random)
         self._log.saw_settings(task, settings)
         prompt = self._fitted(request, self.tok_encode(context), settings.options.gen_length)
+        if prompt is None:
+            return None
         seed = seeds.next((task, *sample), "generate_until", context, repeats=request.repeats)
         return self._jobs.generation(_ids(prompt), settings, seed, request.args)
 
-    def _fitted(self, request: Instance, prompt: list[int], num_reserved: int) -> list[int]:
-        """The prompt beside the tokens it is for, cut if it has to be, and counted."""
+    def _fitted(self, request: Instance, prompt: list[int], num_reserved: int) -> list[int] | None:
         options = self.arguments.requests
-        task, sample = _task_and_sample(request)
-        what = f"{task} sample {request.doc_id}"
-        kept = fit_prompt(prompt, num_reserved, options.max_length, options.truncation, what)
-        self._log.saw_prompt(task, sample, len(prompt) - len(kept))
-        return kept
+        return left_out.fitted(request, prompt, num_reserved, options, self._log, self.left_out)
 
     def _progress(self, kind: str, total: int) -> Progress:
         shown = self._is_shown and not self._disable_tqdm
@@ -367,22 +366,25 @@ class LLaDALM(TemplateLM):
                 f"--use_cache cannot be combined with {self._world_size} copies over "
                 f"tp={self.arguments.loading.tp} ranks each; use answers_dir, which keeps answers."
             )
+        if self.left_out is not None:
+            left_out.refuse_cache(cache_hook)
         super().set_cache_hook(cache_hook)
         own_keys(cache_hook, self._owner)
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into the results' `config`; says which tasks were truncated."""
         log, requests = merge_logs(self._logs), self.arguments.requests
+        loading = self.arguments.loading
         for line in log.truncation_lines(requests.truncation, requests.max_length):
             _logger.warning(line)
-        info: dict[str, Any] = {"model_revision": self.arguments.loading.revision}
+        info: dict[str, Any] = {"model_revision": loading.revision}
         if "runner" in self.__dict__:
             model = self.runner.model
             info["model_num_parameters"] = model.num_parameters()
             info["model_dtype"] = str(model.dtype)
         info["rope"] = dataclasses.asdict(self.rope)
         info["llada"] = {
-            **origin(self._checkpoint.location, self.arguments.loading.revision),
+            **origin(self._checkpoint.location, loading.revision, loading.peft),
             "arguments": dataclasses.asdict(self.arguments),
             "max_length": self.max_length,
             "num_ranks": self._world_size,

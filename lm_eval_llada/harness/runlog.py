@@ -20,6 +20,7 @@ class RunLog:
 
     Attributes:
         dropped: Tokens cut from each prompt, by task and sample; 0 where nothing was.
+        left_out: Tokens of prompt and target of each sample that was left out, by task and number.
         settings: How each task's texts were generated.
         stderrs: Monte-Carlo standard error of each log-likelihood, by task and sample.
         likelihood_approximations: Settings by which log-likelihoods are other than exact ones.
@@ -31,6 +32,7 @@ class RunLog:
     """
 
     dropped: dict[str, dict[Sample, int]] = field(default_factory=dict)
+    left_out: dict[str, dict[int, int]] = field(default_factory=dict)
     settings: dict[str, set[GenerationSettings]] = field(default_factory=dict)
     stderrs: dict[str, dict[Sample, float]] = field(default_factory=dict)
     likelihood_approximations: tuple[str, ...] = ()
@@ -44,6 +46,10 @@ class RunLog:
         """Notes a request, and the tokens its prompt lost."""
         self.dropped.setdefault(task, {})[sample] = num_dropped
 
+    def saw_left_out(self, task: str, doc_id: int, num_tokens: int) -> None:
+        """Notes a sample that was too long to ask, with the tokens that it would have."""
+        self.left_out.setdefault(task, {})[doc_id] = num_tokens
+
     def saw_settings(self, task: str, settings: GenerationSettings) -> None:
         """Notes how a text of a task is generated."""
         self.settings.setdefault(task, set()).add(settings)
@@ -56,6 +62,7 @@ class RunLog:
         """The log in plain values, by task where it depends on one."""
         return {
             "truncation": {task: _count(cuts) for task, cuts in sorted(self.dropped.items())},
+            **({"left_out": self._left_out()} if self.left_out else {}),
             "generation": {
                 task: [dataclasses.asdict(one) for one in sorted(found, key=repr)]
                 for task, found in sorted(self.settings.items())
@@ -84,15 +91,27 @@ class RunLog:
             names.setdefault(task, set()).update(self.likelihood_approximations)
         return {task: sorted(some) for task, some in sorted(names.items()) if some}
 
+    def _left_out(self) -> dict[str, dict[str, Any]]:
+        return {
+            task: {"samples": sorted(found), "most_tokens": max(found.values())}
+            for task, found in sorted(self.left_out.items())
+        }
+
     def truncation_lines(self, how: str, max_length: int | None) -> list[str]:
-        """One line for each task some of whose prompts were cut.
+        """One line for each task some of whose prompts were cut, or its samples left out.
 
         Args:
             how: The kind of truncation.
             max_length: What the prompts had to fit.
         """
         counts = {task: _count(cuts) for task, cuts in sorted(self.dropped.items())}
-        return [
+        out = [
+            f"{task}: {len(found['samples'])} samples have more than max_length={max_length} "
+            f"tokens (up to {found['most_tokens']}) and are left out of its mean "
+            f"(truncation={how}): {', '.join(map(str, found['samples']))}."
+            for task, found in self._left_out().items()
+        ]
+        return out + [
             f"{task}: {count['truncated']} of {count['requests']} prompts lost tokens "
             f"(truncation={how}) to fit max_length={max_length}, {count['tokens_dropped']} in all "
             f"and at most {count['most_dropped']} each."
@@ -112,6 +131,8 @@ def merge_logs(logs: Sequence[RunLog]) -> RunLog:
     for log in logs:
         for task, cuts in log.dropped.items():
             merged.dropped.setdefault(task, {}).update(cuts)
+        for task, lengths in log.left_out.items():
+            merged.left_out.setdefault(task, {}).update(lengths)
         for task, found in log.settings.items():
             merged.settings.setdefault(task, set()).update(found)
         for task, errors in log.stderrs.items():

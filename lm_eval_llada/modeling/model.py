@@ -13,7 +13,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple, is_flash_attn_2_available
 
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
-from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.errors import missing_package, unknown_choice
 from lm_eval_llada.modeling.attention import attention_mask_for, locate_rows, window_rows
 from lm_eval_llada.modeling.block import LLaDABlock, LLaDARMSNorm
 from lm_eval_llada.modeling.block_cache import BlockCache
@@ -42,10 +42,8 @@ def check_attention(implementation: str) -> None:
     if implementation not in ATTENTION_IMPLEMENTATIONS:
         raise unknown_choice("attn_implementation", implementation, ATTENTION_IMPLEMENTATIONS)
     if implementation == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ImportError(
-            "attn_implementation='flash_attention_2' needs flash-attn and a CUDA device. Install "
-            'it with: pip install "lm_eval_llada[flash]", or use attn_implementation=sdpa.'
-        )
+        what, instead = f"attn_implementation={implementation!r}", "use attn_implementation=sdpa"
+        raise missing_package(what, "flash-attn and a CUDA device", "flash", instead)
 
 
 class LLaDABackbone(nn.Module):

@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval_llada.diffusion.likelihood import rolling_windows
 from lm_eval_llada.diffusion.sampler import SamplingOptions
 from lm_eval_llada.engine.arguments import ModelArguments
-from lm_eval_llada.engine.requests import fit_prompt, generation_settings
+from lm_eval_llada.engine.requests import fit_prompt, generation_settings, is_left_out
 from lm_eval_llada.harness.llada import LLaDALM
 from lm_eval_llada.plan.task_names import file_settings, matches, single_tasks
 from lm_eval_llada.tasks.longbench.samples import LongBenchOptions
@@ -166,7 +166,10 @@ def _foreseen(
         notes.append(f"{name}: lengths are counted in cl100k tokens; the model's may differ.")
     lengths = _LENGTHS[kind](settings, sampling)
     requests: Counter[Request] = Counter()
+    asked = arguments.requests
     for prompt, target in lengths[: _limit(config, name, len(lengths))]:
+        if is_left_out(prompt + target, asked.max_length, asked.truncation):
+            continue
         requests[_fitted(arguments, name, Request(prompt, target, sampling))] += 1
     return [TaskPlan(name, requests, tuple(notes))]
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of post-training to a parser."""
-    parser.add_argument("config", help="YAML file, such as configs/tiny_ultra.yaml")
+    parser.add_argument("config", help="YAML file, or a shipped one: tiny_ultra.yaml")
     parser.add_argument(
         "overrides", nargs="*", metavar="name=value", help="such as training.max_steps=10"
     )
@@ -68,8 +68,9 @@ def run(namespace: argparse.Namespace) -> None:
         ImportError: If a library is missing.
     """
     from lm_eval_llada.posttrain.options import read_options
+    from lm_eval_llada.posttrain.shipped import find_config
 
-    options = read_options(namespace.config, namespace.overrides)
+    options = read_options(find_config(namespace.config), namespace.overrides)
     if namespace.dry_run or os.environ.get("RANK", "0") == "0":
         print("\n".join(_plan(options, namespace)), flush=True)
     if not namespace.dry_run:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import MaskedLMOutput
 
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
-from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.errors import missing_package, unknown_choice
 from lm_eval_llada.modeling import (
     LLaDAConfig,
     LLaDAForMaskedLM,
@@ -188,10 +188,7 @@ def add_lora(model: Any, settings: Mapping[str, Any]) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError(
-            'lora needs peft. Install it with: pip install "lm_eval_llada[train]", or leave the '
-            "section lora out."
-        ) from error
+        raise missing_package("lora", "peft", "train", "leave the section lora out") from error
     known = [item.name for item in fields(LoraConfig)]
     for name in settings:
         if name not in known:

@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lm_eval_llada.errors import missing_package
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -21,9 +23,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib. Install it with: pip install 'lm_eval_llada[plot]'"
-        ) from error
+        raise missing_package("A picture", "matplotlib", "plot") from error
     # Figure alone, without pyplot, draws through Agg and leaves no global state behind.
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_llada.checkpoints.tokenizers import plain_backend
-from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.errors import missing_package, unknown_choice
 from lm_eval_llada.tasks.chat_templates import chosen_template
 
 LENGTH_UNITS: tuple[str, ...] = ("model", "cl100k")
@@ -163,10 +163,8 @@ def cl100k_encoding() -> Any:
     try:
         import tiktoken
     except ImportError as error:
-        raise ImportError(
-            "length_unit='cl100k' needs tiktoken. Install it with: "
-            "pip install \"lm_eval_llada[ruler]\", or use length_unit='model'."
-        ) from error
+        instead = "use length_unit='model'"
+        raise missing_package("length_unit='cl100k'", "tiktoken", "ruler", instead) from error
     try:
         return tiktoken.get_encoding("cl100k_base")
     except Exception as error:  # tiktoken lets every kind of network error through

@@ -15,7 +15,7 @@ from lm_eval_llada.harness.llada import LLaDALM
 
 TEXTS = ("pretrained", "tokenizer", "revision", "dtype", "device", "attn_implementation",
          "device_map", "quantization", "truncation", "answers_dir", "data_dir", "length_unit",
-         "remasking", "alg", "cache", "likelihood", "rope_method")  # fmt: skip
+         "peft", "remasking", "alg", "cache", "likelihood", "rope_method")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -68,14 +68,15 @@ def clean_bin(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lm_eval_llada/tiny/tiny-llada/*.safetensors",
         "lm_eval_llada/tiny/tiny-llada/*.json",
         "tasks/*.yaml",
+        "configs/*.yaml",
     ],
 )
 def test_the_wheel_carries_all_that_the_package_reads(wheel: Path, pattern: str) -> None:
     carried = set(zipfile.ZipFile(wheel).namelist())
     expected = {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)}
     assert expected
-    moved = {name.replace("tasks/", "lm_eval_llada/_tasks/", 1) for name in expected}
-    assert (moved if pattern.startswith("tasks/") else expected) <= carried
+    moved = {f"lm_eval_llada/_{name}" for name in expected}
+    assert (expected if pattern.startswith("lm_eval_llada/") else moved) <= carried
 
 
 def test_the_wheel_installs_one_package_and_nothing_else(wheel: Path) -> None:
@@ -90,6 +91,9 @@ def test_the_installed_package_is_the_wheel(clean_bin: Path, tmp_path: Path) -> 
     grids = "from lm_eval_llada.tasks.grid import grids_path; print(grids_path())"
     folder = Path(run(clean_bin / "python", "-c", grids, cwd=tmp_path).strip())
     assert folder == where.parent / "_tasks"
+    shipped = "from lm_eval_llada.posttrain.shipped import find_config as f; print(f('{}'))"
+    found = run(clean_bin / "python", "-c", shipped.format("tiny_ultra.yaml"), cwd=tmp_path)
+    assert Path(found.strip()) == where.parent / "_configs" / "tiny_ultra.yaml"
 
 
 def test_the_installed_package_names_its_model_for_the_harness(

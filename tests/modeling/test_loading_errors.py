@@ -154,7 +154,7 @@ def test_wrong_arguments_stop_before_anything_is_read(tmp_path, arguments, messa
 
 def test_flash_attention_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setattr(model_module, "is_flash_attn_2_available", lambda: False)
-    install = r'pip install "lm_eval_llada\[flash\]"'
+    install = r'pip install -e "\.\[flash\]"'
     with pytest.raises(ImportError, match=install):
         load_model(folder, attn_implementation="flash_attention_2", device="cpu")
     with pytest.raises(ImportError, match=install):

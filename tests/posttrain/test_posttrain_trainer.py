@@ -245,7 +245,7 @@ def test_lora_changes_the_attention_alone_and_is_merged_in(random_checkpoint, tm
 def test_lora_without_peft_names_the_extra(random_checkpoint, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     values = settings(random_checkpoint, tmp_path) | {"lora": {"r": 2}}
-    with pytest.raises(ImportError, match=r'pip install "lm_eval_llada\[train\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[train\]"'):
         run(options_from(values))
 
 

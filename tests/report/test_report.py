@@ -276,5 +276,5 @@ def test_a_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    with pytest.raises(ImportError, match=r"pip install 'lm_eval_llada\[plot\]'"):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[plot\]"'):
         draw_heatmaps([make_run()], "title")

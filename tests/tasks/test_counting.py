@@ -42,7 +42,7 @@ def test_cl100k_that_cannot_be_downloaded_is_explained(monkeypatch):
 
 def test_missing_tiktoken_is_explained_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "tiktoken", None)
-    with pytest.raises(ImportError, match=r'pip install "lm_eval_llada\[ruler\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[ruler\]"'):
         make_counter(toy_tokenizer(), "cl100k")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ ARCHIVE = "data.zip"
 
 # Datasets whose samples have to list the classes, which their metric needs.
 _CLASSIFICATION = ("trec", "lsht")
+_FIELDS = ("context", "input", "answers", "all_classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class LongBenchOptions(SampleOptions):
         part_words: A dataset in whose wording words stand apart that are run together in this one,
             where they are then parted.
         ending: What follows the wording, such as a newline.
+        file: JSON-lines file of one's own documents, asked and scored as those of ``dataset``;
+            None reads the official one.
+        fields: What that file calls context, input, answers or all_classes, where it is not so.
     """
 
     dataset: str
@@ -62,6 +66,8 @@ class LongBenchOptions(SampleOptions):
     wording: str | None = None
     part_words: str | None = None
     ending: str = ""
+    file: str | Path | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
     hub_revision: str = HUB_REVISION
 
     def __post_init__(self) -> None:
@@ -78,6 +84,11 @@ class LongBenchOptions(SampleOptions):
             require_whole("num_samples", self.num_samples, 1)
         if not isinstance(self.ending, str):
             raise ValueError(f"ending must be a text; got {self.ending!r}.")
+        if not isinstance(self.fields, Mapping):
+            raise ValueError(f"fields must be names with names; got {self.fields!r}.")
+        for name in self.fields:
+            if name not in _FIELDS:
+                raise unknown_choice("A name among fields", name, _FIELDS)
 
 
 def build_longbench(
@@ -120,7 +131,13 @@ def build_longbench(
         add_bos_token=checked.add_bos_token,
         apply_chat_template=prompt.chat_template and checked.apply_chat_template,
     )
-    documents = longbench_documents(dataset, checked.data_dir, checked.hub_revision)
+    documents = longbench_documents(
+        dataset,
+        checked.data_dir,
+        checked.hub_revision,
+        file=checked.file,
+        fields=checked.fields,
+    )
     wanted = len(documents) if checked.num_samples is None else checked.num_samples
     if wanted > len(documents):
         raise ValueError(
@@ -153,9 +170,14 @@ def longbench_dataset(**given: Any) -> dict[str, Any]:
 
 
 def longbench_documents(
-    dataset: str, data_dir: str | Path | None = None, revision: str = HUB_REVISION
+    dataset: str,
+    data_dir: str | Path | None = None,
+    revision: str = HUB_REVISION,
+    *,
+    file: str | Path | None = None,
+    fields: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Read the documents of a dataset.
+    """Read the documents of a dataset, or of a file in its place.
 
     Args:
         dataset: One of ``LONGBENCH_DATASETS``.
@@ -163,6 +185,8 @@ def longbench_documents(
             ``data/<dataset>.jsonl``, which the hub's archive unpacks to, or else the archive, or
             else another file of that dataset. None reads the hub.
         revision: Revision of the hub repository.
+        file: JSON-lines file to read instead; an answer may be a text there, beside a list.
+        fields: What it calls context, input, answers or all_classes, where it is not so.
 
     Returns:
         One dict a document, in order, with context, answers, input and all_classes at least.
@@ -171,8 +195,10 @@ def longbench_documents(
         ValueError: If the file is damaged or empty or lacks a field; it names file and line.
         FileNotFoundError: If there is no such file, and none to be had from the hub.
     """
-    path = _find(dataset, data_dir, revision)
+    path = Path(file).expanduser() if file is not None else _find(dataset, data_dir, revision)
     documents = read_json_lines(path)
+    if file is not None:
+        documents = [_renamed(document, fields or {}) for document in documents]
     if not documents:
         raise ValueError(f"{path} is empty; download it again.")
     for place, document in enumerate(documents):
@@ -196,6 +222,15 @@ def _sample(prompt: LongBenchPrompt, document: Mapping[str, Any], cut: Cut) -> d
         "num_dropped": cut.num_dropped,
         "id": str(document.get("_id", "")),
     }
+
+
+def _renamed(document: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """A document of a user's file under the names of LongBench's."""
+    named = {name: document.get(theirs) for name, theirs in fields.items()}
+    renamed = {**document, **named}
+    if isinstance(renamed.get("answers"), str):
+        renamed["answers"] = [renamed["answers"]]
+    return renamed
 
 
 def _problem(dataset: str, document: Mapping[str, Any]) -> str | None:

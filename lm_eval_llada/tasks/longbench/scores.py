@@ -20,7 +20,7 @@ from typing import Any
 
 from rapidfuzz import fuzz
 
-from lm_eval_llada.errors import unknown_choice
+from lm_eval_llada.errors import missing_package, unknown_choice
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _DIGITS = re.compile(r"\d+")
@@ -367,7 +367,4 @@ def _rouge_class() -> Callable[..., Any]:
 
 
 def _missing(package: str) -> ImportError:
-    return ImportError(
-        f"This metric of LongBench needs {package}. Install it with: "
-        'pip install "lm_eval_llada[longbench]"'
-    )
+    return missing_package("This metric of LongBench", package, "longbench")

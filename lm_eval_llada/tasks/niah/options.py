@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
 from lm_eval_llada.tasks.dataset import SampleOptions
 from lm_eval_llada.tasks.niah.needlebench import FIXED_HAYSTACKS
+from lm_eval_llada.tasks.niah.own_needles import check_needles
 from lm_eval_llada.tasks.niah.scores import DEPTHS
-from lm_eval_llada.tasks.text.haystacks import HAYSTACKS, HUB_REVISION
+from lm_eval_llada.tasks.text.haystacks import HUB_REVISION, check_haystack
 
 NEEDLES: tuple[str, ...] = ("auto", "numbers", "needlebench")
 """Generated numbers, NeedleBench's facts, or (auto) those that belong to the haystack."""
@@ -33,8 +34,9 @@ class NiahOptions(SampleOptions):
             for each repeat, whatever the ``seed``. None: the prompt is measured as a whole.
         depths: Places of the needle in percent of the haystack: 0 is its start, 100 its end.
         repeats: Samples at each depth, each with another needle and another haystack.
-        haystack: One of ``HAYSTACKS``.
-        needles: One of ``NEEDLES``.
+        haystack: One of ``HAYSTACKS``, a text file, or a folder of ``*.txt``.
+        needles: One of ``NEEDLES``, or one's own as ``own_needles`` takes them: in a list, or in a
+            ``.jsonl`` file.
         num_distractors: Needles of other keys, at random depths, beside the one asked for.
         wording: One of ``WORDINGS``.
         template: The prompt in place of either, as a format string with ``{context}`` and with
@@ -48,7 +50,7 @@ class NiahOptions(SampleOptions):
     depths: tuple[float, ...] = DEPTHS
     repeats: int = 10
     haystack: str = "noise"
-    needles: str = "auto"
+    needles: str | Sequence[Mapping[str, Any]] = "auto"
     num_distractors: int = 0
     wording: str = "own"
     template: str | None = None
@@ -66,11 +68,10 @@ class NiahOptions(SampleOptions):
             ("length", 1), ("gen_length", 1), ("repeats", 1), ("num_distractors", 0), ("seed", 0)
         ):  # fmt: skip
             require_whole(name, getattr(self, name), least)
-        for name, choices in (
-            ("haystack", HAYSTACKS), ("needles", NEEDLES), ("wording", WORDINGS)
-        ):  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise unknown_choice(name, getattr(self, name), choices)
+        if self.wording not in WORDINGS:
+            raise unknown_choice("wording", self.wording, WORDINGS)
+        check_haystack(self.haystack)
+        self._check_needles()
         if self.gen_length >= self.length:
             raise ValueError(
                 f"length={self.length} must be more than gen_length={self.gen_length}, "
@@ -79,6 +80,13 @@ class NiahOptions(SampleOptions):
         if self.buffer is not None:
             self._check_buffer()
         object.__setattr__(self, "depths", checked_depths(self.depths))
+
+    def _check_needles(self) -> None:
+        is_name = isinstance(self.needles, str) and not self.needles.endswith(".jsonl")
+        if not is_name:
+            check_needles(self.needles)
+        elif self.needles not in NEEDLES:
+            raise unknown_choice("needles", self.needles, NEEDLES)
 
     def _check_buffer(self) -> None:
         require_whole("buffer", self.buffer, 0)
@@ -101,10 +109,12 @@ class NiahOptions(SampleOptions):
 
     @property
     def needle_kind(self) -> str:
-        """Return ``numbers`` or ``needlebench``."""
+        """Return ``numbers``, ``needlebench`` or ``own``."""
+        if self.needles not in NEEDLES:
+            return "own"
         if self.needles != "auto":
-            return self.needles
-        return "numbers" if self.haystack == "noise" else "needlebench"
+            return str(self.needles)
+        return "needlebench" if self.haystack in FIXED_HAYSTACKS else "numbers"
 
 
 def checked_depths(depths: Any) -> tuple[float, ...]:

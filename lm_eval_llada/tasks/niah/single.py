@@ -23,6 +23,7 @@ from lm_eval_llada.tasks.niah.needles import (
     number_needles,
 )
 from lm_eval_llada.tasks.niah.options import NiahOptions, checked_depths
+from lm_eval_llada.tasks.niah.own_needles import own_needles
 from lm_eval_llada.tasks.niah.placing import (
     Haystack,
     fill,
@@ -140,6 +141,8 @@ def draw_needles(options: NiahOptions, repeat: int, count: int) -> list[Needle]:
             options.seed, repeat, count, options.data_dir, options.hub_revision
         )
     text = _corpus_text(options.haystack, options.data_dir, options.hub_revision)
+    if options.needle_kind == "own":
+        return own_needles(options.needles, options.seed, repeat, count, avoid=text)
     return number_needles(options.seed, repeat, count, avoid=text)
 
 

@@ -12,6 +12,8 @@ import random
 from functools import lru_cache
 from importlib.metadata import version
 
+from lm_eval_llada.errors import missing_package
+
 # Every sample of a needle task names the release, and the metadata take a millisecond to read.
 _version = lru_cache(maxsize=1)(version)
 
@@ -85,10 +87,7 @@ def _words(category: str) -> tuple[str, ...]:
     try:
         from wonderwords import Defaults, RandomWord
     except ImportError as error:
-        raise ImportError(
-            "The word lists of RULER's tasks need wonderwords. Install it with: "
-            'pip install "lm_eval_llada[ruler]".'
-        ) from error
+        raise missing_package("Each word list of RULER's tasks", "wonderwords", "ruler") from error
     # Differs from RULER and lm-eval, which reach for a private function and a private attribute.
     # The public filter() draws nothing at random and returns each word once.
     return tuple(sorted(RandomWord(words=Defaults[category]).filter()))

@@ -59,7 +59,8 @@ def corpus(
     """Return the documents of a haystack, in the order of their file.
 
     Args:
-        haystack: One of ``HAYSTACKS``. For ``noise`` a document is a sentence.
+        haystack: One of ``HAYSTACKS``, a text file, or a folder of ``*.txt``, a document each. For
+            ``noise`` a document is a sentence.
         data_dir: Folder that holds ``needlebench/<file>``, or for the essays RULER's
             ``PaulGrahamEssays.json``, in ``ruler/``, ``needlebench/`` or itself, which is a single
             document; the hub where it is None.
@@ -72,8 +73,9 @@ def corpus(
         ValueError: If ``haystack`` is unknown, or its file has a line of another form or no text.
         FileNotFoundError: If the file is neither there nor to be had from the hub.
     """
+    check_haystack(haystack)
     if haystack not in HAYSTACKS:
-        raise unknown_choice("haystack", haystack, HAYSTACKS)
+        return _own_documents(Path(haystack).expanduser())
     if haystack == "noise":
         return noise_sentences()
     also = _RULER_ESSAYS if haystack == "essays" else ()
@@ -84,6 +86,30 @@ def corpus(
     documents = tuple(text for text in texts if text)
     if not documents:
         raise ValueError(f"{path} has no 'text'; download it again.")
+    return documents
+
+
+def check_haystack(haystack: object) -> None:
+    """Raise a ``ValueError`` unless this is one of ``HAYSTACKS``, a text file, or a folder."""
+    if haystack in HAYSTACKS:
+        return
+    path = Path(haystack).expanduser() if isinstance(haystack, str | Path) and haystack else None
+    if path is None or not path.exists():
+        error = unknown_choice("haystack", haystack, HAYSTACKS)
+        raise ValueError(f"{error} Else it is a text file or a folder of *.txt, and neither is.")
+    if path.is_dir() and not any(path.glob("*.txt")):
+        raise ValueError(f"haystack={str(haystack)!r} is a folder without any *.txt.")
+
+
+def _own_documents(path: Path) -> tuple[str, ...]:
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    try:
+        texts = [file.read_text(encoding="utf-8-sig").strip() for file in files]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The haystack {path} is not text in UTF-8: {error}") from error
+    documents = tuple(text for text in texts if text)
+    if not documents:
+        raise ValueError(f"The haystack {path} holds no text.")
     return documents
 
 

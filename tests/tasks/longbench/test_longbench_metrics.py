@@ -247,7 +247,7 @@ def test_a_long_sentence_is_scored_whatever_the_recursion_limit():
 )
 def test_a_missing_package_is_named_with_the_command_to_install_it(monkeypatch, package, metric):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf'{package}.*pip install "lm_eval_llada\[longbench\]"'):
+    with pytest.raises(ImportError, match=rf'{package}.*pip install -e "\.\[longbench\]"'):
         metric("北京", "北京")
 
 

@@ -261,7 +261,7 @@ def test_bare_path_and_copied_file_work_without_an_include_path(tmp_path, small_
 def test_missing_package_of_a_metric_stops_a_run_before_it_begins(small_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge", None)
     manager = manager_of(small_run)
-    with pytest.raises(ImportError, match=r'pip install "lm_eval_llada\[longbench\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[longbench\]"'):
         manager.load(["longbench_qmsum_4k"])
     assert manager.load(["longbench_lcc_4k"])
 

@@ -287,6 +287,6 @@ def test_missing_extra_is_named_with_the_task_and_the_command(monkeypatch):
 
     words._words.cache_clear()
     monkeypatch.setitem(sys.modules, "wonderwords", None)
-    message = r'RULER\'s cwe: .*wonderwords.*pip install "lm_eval_llada\[ruler\]"'
+    message = r'RULER\'s cwe: .*wonderwords.*pip install -e "\.\[ruler\]"'
     with pytest.raises(ImportError, match=message):
         ruler_dataset(ruler_task="cwe", length=2048, output_budget=120)

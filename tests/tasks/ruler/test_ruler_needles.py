@@ -255,7 +255,7 @@ def test_missing_wonderwords_is_an_error_that_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "wonderwords", None)
     words._words.cache_clear()
     for use in (words.plain_words, words.words_release, lambda: make("niah_single_1")):
-        with pytest.raises(ImportError, match=r'pip install "lm_eval_llada\[ruler\]"'):
+        with pytest.raises(ImportError, match=r'pip install -e "\.\[ruler\]"'):
             use()
     # A haystack and a needle of UUIDs need no words.
     assert make("niah_multikey_3").draft(2).references
