@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lm_eval_llada import __version__
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
+from lm_eval_llada.curves.block_scores import BlockScorer, check_block_estimators
 from lm_eval_llada.curves.files import CurveFile
 from lm_eval_llada.curves.scores import (
     CAUSAL_ESTIMATOR,
@@ -252,17 +253,20 @@ def _open_llada(run: CurveRun) -> _Subject:
 
     arguments: ModelArguments = parse_model_args(run.model_args)
     checkpoint = open_checkpoint(arguments)
+    if checkpoint.config.blocks is not None:
+        check_block_estimators(run.options.estimators)
     device = choose_device(arguments.loading.device)
 
     def load() -> Scorer:
         model, text = load_weights(checkpoint, device), checkpoint.text
         bytes_of = partial(activation_bytes, checkpoint.config, itemsize=model.dtype.itemsize)
+        denoiser = as_denoiser(
+            model, mask_token_id=text.mask_token_id, pad_token_id=text.tokenizer.pad_token_id
+        )
+        if denoiser.blocks is not None:
+            return BlockScorer(denoiser, mc_num=run.options.mc_num)
         return DiffusionScorer(
-            as_denoiser(
-                model,
-                mask_token_id=text.mask_token_id,
-                pad_token_id=text.tokenizer.pad_token_id,
-            ),
+            denoiser,
             Batcher(run.batch_size, None, DeviceMemory(model.device), bytes_of),
             mc_num=run.options.mc_num,
         )

@@ -170,7 +170,7 @@ class DiffusionScorer:
         size = self.batcher.size(len(tokens), 1)
         uncounted = replace(self.denoiser, stats=DenoiserStats())
         last = [torch.tensor([len(tokens) - 1])] * size
-        return _timed(lambda: uncounted.logits([tokens] * size, last, [0] * size)) / size
+        return timed(lambda: uncounted.logits([tokens] * size, last, [0] * size)) / size
 
     def _batches(
         self,
@@ -194,7 +194,7 @@ class DiffusionScorer:
         scores, _ = read_masks(self.denoiser, pairs, masks, size, check_greedy=False)
         return [
             {
-                "elbo": _per_token(one.elbo(score), chunk.num_tokens),
+                "elbo": per_token(one.elbo(score), chunk.num_tokens),
                 "masked_mean": masked_mean(one, score),
             }
             for chunk, one, score in zip(chunks, drawn, scores, strict=True)
@@ -208,7 +208,7 @@ class DiffusionScorer:
     def _duel(self, chunks: Sequence[Chunk], size: int) -> list[Estimate]:
         pairs = [chunk.pair for chunk in chunks]
         estimates = duel_log_likelihoods(self.denoiser, pairs, batch_size=size)
-        return [_per_token(e, c.num_tokens) for c, e in zip(chunks, estimates, strict=True)]
+        return [per_token(e, c.num_tokens) for c, e in zip(chunks, estimates, strict=True)]
 
 
 @dataclass
@@ -247,7 +247,7 @@ class CausalScorer:
 
     def seconds(self, tokens: Tensor) -> float:
         """See `Scorer`."""
-        return _timed(lambda: self._hidden(tokens))
+        return timed(lambda: self._hidden(tokens))
 
     def _groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
         """Chunks of one document, ascending, by the pass that serves them."""
@@ -325,12 +325,13 @@ def expected_seconds(
     return math.fsum(linear * length + square * length**2 for length in lengths)
 
 
-def _per_token(estimate: Estimate, num_tokens: int) -> Estimate:
+def per_token(estimate: Estimate, num_tokens: int) -> Estimate:
     """A log-likelihood of `num_tokens` tokens as a cross entropy per token."""
     return Estimate(-estimate.value / num_tokens, estimate.stderr / num_tokens, estimate.num_passes)
 
 
-def _timed(run: Callable[[], Tensor]) -> float:
+def timed(run: Callable[[], Tensor]) -> float:
+    """Seconds until what it returns can be read."""
     started = time.perf_counter()
     # Reading one number waits for a GPU to finish.
     run().flatten()[:1].sum().item()

@@ -222,16 +222,7 @@ class _Working:
     def _plan(self) -> Sequence[int]:
         """Tokens to reveal at each step of the block."""
         options, first = self.decoder.options, self.text.prompt_length
-        num_masked, length = len(self._masked()), options.gen_length
-        if not num_masked:
-            return ()
-        steps = min(options.steps or length, length)
-        if self.rules.reveal == "quota":
-            size = self.rules.block_length
-            return num_transfer_tokens(size, max(1, min(size, steps * size // length)))
-        begin, end = max(self.start - first, 0), self.end - first
-        share = max(1, steps * end // length - steps * begin // length)
-        return num_transfer_tokens(num_masked, min(share, num_masked))
+        return step_counts(self.rules, options, self.start, first, len(self._masked()))
 
     def _masked(self) -> Tensor:
         """Positions of the block that are not decided, ascending."""
@@ -250,6 +241,29 @@ class _Working:
         """The last of some finished rows, where the first token of the next block is read there."""
         is_read = self.rules.first_token != "own" and length > 0
         return torch.tensor([length - 1] if is_read else [], dtype=torch.int64)
+
+
+def step_counts(
+    rules: BlockRules, options: SamplingOptions, start: int, prompt_length: int, num_masked: int
+) -> list[int]:
+    """Tokens to reveal at each step of a block; as many as there are where there are fewer left.
+
+    Args:
+        rules: how blocks lie.
+        options: `steps` are shared by the tokens, see `sampling_options.block_steps`.
+        start: position where the block begins.
+        prompt_length: tokens before those that are generated.
+        num_masked: tokens of the block to be decided.
+    """
+    length, size = options.gen_length, rules.block_length
+    if not num_masked:
+        return []
+    steps = min(options.steps or length, length)
+    if rules.reveal == "quota":
+        return num_transfer_tokens(size, max(1, min(size, steps * size // length)))
+    begin, end = max(start - prompt_length, 0), min(start + size - prompt_length, length)
+    share = max(1, steps * end // length - steps * begin // length)
+    return num_transfer_tokens(num_masked, min(share, num_masked))
 
 
 def read_at(positions: Tensor, rules: BlockRules) -> Tensor:

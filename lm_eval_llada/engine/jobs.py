@@ -13,7 +13,7 @@ from lm_eval_llada.diffusion.likelihood import NO_ROLLING, Estimate
 from lm_eval_llada.engine.answers import Answer, answer_key
 from lm_eval_llada.engine.loading import Checkpoint
 from lm_eval_llada.engine.requests import GenerationSettings
-from lm_eval_llada.modeling.cost import generation_work, likelihood_work
+from lm_eval_llada.modeling.block_cost import score_work, text_work
 
 KINDS = ("generate_until", "loglikelihood", "loglikelihood_rolling")
 """What the harness asks for, in the order in which ranks that disagree work on it."""
@@ -119,7 +119,7 @@ class JobMaker:
         # A seed that nothing reads would tell equal requests apart.
         content = [_digest(prompt), settings, seed if options.is_random else None]
         key = answer_key(self.owner, "generate_until", content)
-        cost = generation_work(self.checkpoint.config, len(prompt), options).flops
+        cost = text_work(self.checkpoint.config, len(prompt), options).flops
         return Generation(prompt, settings, seed, key, cost, args)
 
     def target(
@@ -144,7 +144,7 @@ class JobMaker:
         if kind == "loglikelihood_rolling" and length > window:
             num_windows, length = -(-length // window), window
         arguments = self.checkpoint.arguments
-        work = likelihood_work(
+        work = score_work(
             self.checkpoint.config,
             prefix_length,
             length,

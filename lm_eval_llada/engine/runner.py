@@ -25,7 +25,7 @@ from lm_eval_llada.engine.device_memory import DeviceMemory
 from lm_eval_llada.engine.jobs import Generation, Job, Score, Target
 from lm_eval_llada.engine.loading import Checkpoint
 from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser
-from lm_eval_llada.modeling.cost import activation_bytes
+from lm_eval_llada.modeling.block_cost import sequence_bytes
 
 Done = TypeVar("Done")
 
@@ -59,7 +59,7 @@ class Runner:
             arguments.requests.fixed_batch_size,
             arguments.requests.max_batch_size,
             self.memory,
-            partial(activation_bytes, self.checkpoint.config, itemsize=self.model.dtype.itemsize),
+            partial(sequence_bytes, self.checkpoint.config, itemsize=self.model.dtype.itemsize),
         )
 
     @property
@@ -132,8 +132,8 @@ class Runner:
             )
             return [self._decided(text) for text in texts]
 
-        # Most passes of a cache read a window alone, and no padding of the prompts.
-        is_padded = options.cache == "none"
+        # Most passes of a cache read a window alone, and no padding of the prompts; nor do blocks.
+        is_padded = options.cache == "none" and self.denoiser.blocks is None
         batches = self._batcher.process(jobs, measure, generated, is_padded=is_padded)
         yield from self._counted("generate_until", batches, progress)
 
@@ -177,7 +177,9 @@ class Runner:
 
         pairs = [(job.prefix, job.target) for job in jobs]
         groups = [[jobs[i] for i in group] for group in by_context(pairs, options)]
-        batches = self._batcher.process(shortest_first(groups, measure), measure, scored, num_masks)
+        # With blocks a pass holds prefixes, and what is to be read of each comes to few rows.
+        counted = num_masks if self.denoiser.blocks is None else None
+        batches = self._batcher.process(shortest_first(groups, measure), measure, scored, counted)
         flat = ([pair for _, results in batch for pair in results] for batch in batches)
         yield from self._counted("loglikelihood", flat, progress)
 
@@ -232,7 +234,8 @@ class Runner:
             return sum(options.num_masks(end - begin) for _, begin, end in windows)
 
         ordered = shortest_first(jobs, lambda job: len(job.target))
-        batches = self._batcher.process(ordered, measure, scored, num_masks)
+        counted = num_masks if self.denoiser.blocks is None else None
+        batches = self._batcher.process(ordered, measure, scored, counted)
         yield from self._counted("loglikelihood_rolling", batches, progress)
 
     def _counted(

@@ -9,7 +9,8 @@ from typing import Any
 
 from lm_eval_llada.engine.arguments import ModelArguments, parse_model_args
 from lm_eval_llada.modeling import LLaDAConfig, apply_rope, find_config
-from lm_eval_llada.modeling.cost import Work, generation_work, likelihood_work, peak_bytes
+from lm_eval_llada.modeling.block_cost import run_bytes, score_work, text_work
+from lm_eval_llada.modeling.cost import Work
 from lm_eval_llada.plan.hardware import Hardware
 from lm_eval_llada.plan.requests import Request, TaskPlan
 from lm_eval_llada.rope import ResolvedRope
@@ -39,7 +40,7 @@ class CostModel:
     def work(self, request: Request, cache: str | None = None) -> Work:
         """Operations of a request, under another cache than its own if one is named."""
         if request.sampling is None:
-            return likelihood_work(
+            return score_work(
                 self.config,
                 request.prompt_length,
                 request.target_length,
@@ -49,7 +50,7 @@ class CostModel:
         options = request.sampling
         if cache is not None and cache != options.cache:
             options = replace(options, cache=cache, refresh_every=None)
-        return generation_work(self.config, request.prompt_length, options)
+        return text_work(self.config, request.prompt_length, options)
 
     def hours(self, plan: TaskPlan, cache: str | None = None) -> float:
         """Hours of a task on the process that gets most of its requests."""
@@ -84,11 +85,12 @@ class CostModel:
         options = self.arguments
         sampling, rows = request.sampling, request.target_length
         if sampling is not None:
-            rows = min(sampling.block_length or sampling.gen_length, sampling.gen_length)
+            block_length = self.config.block_length or sampling.block_length
+            rows = min(block_length or sampling.gen_length, sampling.gen_length)
         scale = options.likelihood.cfg_scale if sampling is None else sampling.cfg_scale
         texts = batch_size or options.requests.fixed_batch_size or 1
         kept = cache or ("none" if sampling is None else sampling.cache)
-        return peak_bytes(
+        return run_bytes(
             self.config,
             request.length,
             rows,
@@ -117,7 +119,8 @@ class CostModel:
             request: One that does not fit.
             cache: What it is to keep between steps.
         """
-        is_cached, batch_size = cache != "none", self.arguments.requests.fixed_batch_size or 1
+        is_cached = cache != "none" and self.config.blocks is None
+        batch_size = self.arguments.requests.fixed_batch_size or 1
         changes: dict[str, dict[str, Any]] = {}
         if is_cached:
             changes["cache=none"] = {"cache": "none"}

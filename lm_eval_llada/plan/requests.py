@@ -304,7 +304,8 @@ class _CountingLM(LLaDALM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         for request in requests:
             context, generation = request.args
-            options = generation_settings(generation, self.arguments.sampling).options
+            blocks = self._checkpoint.config.blocks
+            options = generation_settings(generation, self.arguments.sampling, blocks).options
             item = Request(len(self.tok_encode(context)), options.gen_length, options)
             task = request.task_name or ""
             self._note(task, _fitted(self.arguments, task, item))

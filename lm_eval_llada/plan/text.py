@@ -10,9 +10,11 @@ from dataclasses import fields
 import torch
 from lm_eval.config.evaluate_config import EvaluatorConfig
 
+from lm_eval_llada.diffusion.block_likelihood import check_block_likelihood
+from lm_eval_llada.diffusion.blocks import check_blocks
 from lm_eval_llada.diffusion.sampler import CACHES
 from lm_eval_llada.engine.arguments import parse_model_args, with_run_settings
-from lm_eval_llada.engine.decoding import with_release_decoding
+from lm_eval_llada.engine.decoding import block_lines, with_release_decoding
 from lm_eval_llada.modeling import find_config
 from lm_eval_llada.modeling.attention_choice import with_attention
 from lm_eval_llada.modeling.cost import (
@@ -51,6 +53,8 @@ def describe(namespace: argparse.Namespace) -> str:
     shape = with_attention(shape, loading.attention, own)
     arguments = parse_model_args(with_release_decoding(given, shape.family)[0])
     arguments.sampling.require_used()
+    check_blocks(parse_model_args(given).sampling, shape.blocks)
+    check_block_likelihood(arguments.likelihood, shape.blocks)
     dtype = loading.dtype if loading.dtype != "auto" else shape.dtype or torch.float32
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     costs = CostModel(shape, dtype.itemsize, arguments, hardware)
@@ -97,23 +101,31 @@ def _assumptions(costs: CostModel, plan: RunPlan, dtype: str, note: str | None) 
         lines.insert(0, note)
     if hardware.num_processes > 1:
         lines.append(f"{hardware.num_processes} processes share the requests of each task.")
-    lines += _decoding_lines(plan)
+    lines += block_lines(config.blocks)
+    lines += _decoding_lines(plan, config.block_length)
     lines += [note for task in plan.tasks for note in task.notes]
     return lines
 
 
-def _decoding_lines(plan: RunPlan) -> list[str]:
-    """One line for each way of decoding, with the tasks that decode so."""
+def _decoding_lines(plan: RunPlan, block_length: int | None) -> list[str]:
+    """One line for each way of decoding, with the tasks that decode so.
+
+    Args:
+        plan: Of the run.
+        block_length: Of a model that has blocks of its own.
+    """
     tasks: dict[str, list[str]] = {}
     for task in plan.tasks:
         for sampling in {request.sampling: None for request in task.requests}:
             text = "likelihoods"
             if sampling is not None:
                 steps = min(sampling.steps or sampling.gen_length, sampling.gen_length)
+                chosen = sampling.block_length or sampling.gen_length
+                size = block_length or min(chosen, sampling.gen_length)
+                kept = "exact" if block_length else sampling.cache
                 text = (
-                    f"gen_length {sampling.gen_length} in blocks of "
-                    f"{min(sampling.block_length or sampling.gen_length, sampling.gen_length)}, "
-                    f"{steps} steps, cache={sampling.cache}"
+                    f"gen_length {sampling.gen_length} in blocks of {size}, {steps} steps, "
+                    f"cache={kept}"
                 )
             tasks.setdefault(text, []).append(task.name)
     return [f"{_shortened(names)}: {text}." for text, names in tasks.items()]
@@ -161,8 +173,8 @@ def _task_row(costs: CostModel, task: TaskPlan) -> tuple[str, ...]:
 
 
 def _cache_sections(costs: CostModel, plan: RunPlan) -> list[Section]:
-    """The same tasks under each cache; nothing where no text is generated."""
-    if not any(request.sampling for request in _requests(plan)):
+    """The same tasks under each cache; nothing where no text is generated, or one cache is."""
+    if costs.config.blocks is not None or not any(request.sampling for request in _requests(plan)):
         return []
     rows = []
     for cache in CACHES:
@@ -187,6 +199,8 @@ def _memory_lines(costs: CostModel, plan: RunPlan) -> Iterator[str]:
     largest = max(_requests(plan), key=costs.memory)
     own = "none" if largest.sampling is None else largest.sampling.cache
     yield _memory_line(costs, largest, own)
+    if costs.config.blocks is not None:
+        return
     # Both caches keep the same, so that one of them stands for both.
     other = "prefix" if own == "none" else "none"
     if largest.sampling is not None and not costs.fits(largest, cache=other):
@@ -197,10 +211,13 @@ def _memory_line(costs: CostModel, request: Request, cache: str) -> str:
     weights = num_parameters(costs.config) * costs.itemsize
     peak, fits = costs.memory(request, cache=cache), costs.fits(request, cache=cache)
     batch_size = costs.arguments.requests.fixed_batch_size
+    is_kept = cache != "none" or costs.config.blocks is not None
     kept = "none" if cache == "none" else "prefix or dual"
+    if costs.config.blocks is not None:
+        kept = "exact"
     what = f"{request.length:,} tokens with cache={kept} and batch_size={batch_size or 1} take"
     parts = [f"{_gb(weights)} of weights"]
-    if cache != "none":
+    if is_kept:
         size = cache_bytes(costs.config, request.length, costs.itemsize)
         parts.append(f"a cache of {size / 2**30:.1f} GiB ({_gb(size)}) for each sequence")
     parts.append("activations")

@@ -120,9 +120,15 @@ def extended_config(options: PosttrainOptions) -> tuple[LLaDAConfig, ResolvedRop
 
     Raises:
         ValueError: if the checkpoint cannot be read and its shape is not known, or it is extended
-            already and `force_rope` is not set.
+            already and `force_rope` is not set, or it is causal between blocks.
     """
     config, _ = find_config(options.pretrained, revision=options.revision)
+    if config.blocks is not None:
+        raise ValueError(
+            f"{options.pretrained} is causal between blocks of {config.block_length} tokens, and "
+            "the loss here is that of models in which every token sees all others; it would "
+            "unlearn its blocks. Evaluate it as it is, or with rope arguments."
+        )
     config, resolved = apply_rope(config, options.rope)
     config.train_length = max(config.train_length, options.data.length)
     # Dynamic scaling starts from this length, so it must stay where it is.

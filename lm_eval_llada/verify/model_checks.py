@@ -22,6 +22,7 @@ from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser, load_model
 from lm_eval_llada.modeling.families import DEFAULT_FAMILY
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import DEPTHS, build_niah
+from lm_eval_llada.verify.block_checks import cached_logits, whole_logits
 from lm_eval_llada.verify.logit_comparison import (
     TOLERANCES,
     MaskedPrompt,
@@ -98,6 +99,7 @@ class ModelChecks:
             "copy": self.copy,
             "rows": self.rows,
             "padding": self.padding,
+            **({} if self.checkpoint.config.blocks is None else {"blocks": self.blocks}),
             **{f"finite at {n}": partial(self.finite, n) for n in lengths if n},
             "needles": self.needles,
             "precision": self.precision,
@@ -148,10 +150,25 @@ class ModelChecks:
         alone = native_logits(self.model, self.short_prompts)
         return self._compared("padding", torch.cat(found), torch.cat([alone, alone]))
 
+    def blocks(self) -> Check:
+        """A block beside the kept keys of those before it is as in one pass over all of them."""
+        rules, ids = self.checkpoint.config.blocks, self.prompts[0].ids
+        assert rules is not None
+        found, expected = (
+            logits_of(self.model, rules, ids) for logits_of in (cached_logits, whole_logits)
+        )
+        what = f"blocks of {rules.block_length}, the last of {len(ids)} tokens beside a cache: "
+        return self._compared("blocks", found, expected, what)
+
     def finite(self, length: int) -> Check:
         """No logit of a long context is NaN or infinite."""
         name = f"finite at {length}"
-        logits = native_logits(self.model, masked_prompts(self.text, 1, length))
+        (prompt,), rules = masked_prompts(self.text, 1, length), self.checkpoint.config.blocks
+        logits = (
+            native_logits(self.model, [prompt])
+            if rules is None
+            else cached_logits(self.model, rules, prompt.ids)
+        )
         num_bad = int((~logits.isfinite()).sum())
         if num_bad:
             line = f"{num_bad} of {logits.numel()} logits are NaN or infinite; try another dtype"
