@@ -232,7 +232,7 @@ def eager_attention(
 
 
 def call_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -240,8 +240,11 @@ def call_attention(
     with_weights: bool,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """One call of the configured attention function; heads last but one on both sides."""
-    config: Any = module.config
+    """One call of the configured attention function; heads last but one on both sides.
+
+    Of the module its `config`, `scaling` and `num_key_value_groups` are read.
+    """
+    config = module.config
     function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
     query, key, value = (states.transpose(1, 2) for states in (query, key, value))
     kwargs |= {"dropout": 0.0, "scaling": module.scaling, "is_causal": False}

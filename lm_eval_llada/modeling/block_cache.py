@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -227,10 +228,10 @@ class _Prepared(PreparedAttention):
         """Attention of one group, (texts * queries, heads, head_dim)."""
         layer: Any = module
         keys, values = self._cache.write(layer.layer_idx, key, value, group)
-        mask = None
-        if group.mask is not None:
-            mask = self._mask_on(group, layer.config._attn_implementation, queries)
-            mask = mask if rows is None else mask[:, :, rows]
+        if group.mask is None:
+            return _attend_all(layer, queries, keys, values).flatten(0, 1)
+        mask = self._mask_on(group, layer.config._attn_implementation, queries)
+        mask = mask if rows is None else mask[:, :, rows]
         output, _ = call_attention(module, queries, keys, values, mask, False)
         return output.flatten(0, 1)
 
@@ -241,6 +242,21 @@ class _Prepared(PreparedAttention):
             allowed = group.mask[None, None].to(like.device)
             self._masks[key] = pairwise_mask(implementation, allowed, like.dtype, 1, None)
         return self._masks[key]
+
+
+def _attend_all(layer: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention to all keys, (texts, queries, heads, head_dim).
+
+    Query heads that share a key head stand beside each other as rows of one, so that a long
+    prefix is read once for all of them.
+    """
+    shared = queries.shape[2] // keys.shape[2]
+    if shared == 1:
+        return call_attention(layer, queries, keys, values, None, False)[0]
+    one_each = SimpleNamespace(config=layer.config, scaling=layer.scaling, num_key_value_groups=1)
+    rows = queries.unflatten(2, (-1, shared)).transpose(2, 3).flatten(1, 2)
+    output, _ = call_attention(one_each, rows, keys, values, None, False)
+    return output.unflatten(1, (-1, shared)).transpose(2, 3).flatten(2, 3)
 
 
 def _mask(parts: Sequence[Part], num_kept: int) -> Tensor | None:
