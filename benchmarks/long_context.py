@@ -53,6 +53,12 @@ from lm_eval_llada.tasks.niah.single import build_niah
 OUTPUT = Path(__file__).resolve().parent / "results" / "long_context.jsonl"
 LEAN: dict[str, Any] = {"cache": "prompt", "prompt_chunk": 256, "keep": 0.125}
 PREFIX: dict[str, Any] = {"cache": "prefix"}
+_SCORED: dict[str, dict[str, Any]] = {
+    "prefix": PREFIX,
+    "prompt": LEAN,
+    "prompt_bfloat16": {**LEAN, "cache_dtype": "bfloat16"},
+    "prompt_float8_e4m3fn": {**LEAN, "cache_dtype": "float8_e4m3fn"},
+}
 _DEPTHS = tuple(range(0, 101, 10))
 _GROWTH = (1024, 2048, 4096, 8192, 16384, 32768)
 
@@ -115,7 +121,13 @@ def needle_samples(length: int, gen_length: int, distractors: int) -> list[Row]:
 
 
 def needle_case(
-    repeats: int, *, distractors: int, gen_length: int, target: float, num_blocks: int = 1
+    repeats: int,
+    *,
+    distractors: int,
+    gen_length: int,
+    target: float,
+    num_blocks: int = 1,
+    num_exact: int = 44,
 ) -> Row:
     """Needles at 4,096 tokens: time of whole texts on four samples, scores on all."""
     model = load_model("tiny-ultra", dtype="float32")
@@ -131,21 +143,16 @@ def needle_case(
     texts_of(model, few[:1], **sizes, **LEAN)
     seconds, _ = timed(sides, repeats)
 
-    def score(**cache: Any) -> float:
-        right = 0.0
-        for sample, prompt in zip(samples, prompts, strict=True):
+    def score(count: int, **cache: Any) -> Row:
+        right = 0
+        for sample, prompt in zip(samples[:count], prompts, strict=False):
             text = _until_newline(model, tokenizer, prompt, **sizes, **cache)
             right += niah_exact(text, sample["answer"]) > 0
-        return 100 * right / len(samples)
+        return {"right": right, "samples": count}
 
-    scores = {
-        "exact": score(),
-        "prefix": score(**PREFIX),
-        "prompt": score(**LEAN),
-        "chunks": score(cache="prompt", prompt_chunk=256),
-        "bfloat16": score(**LEAN, cache_dtype="bfloat16"),
-        "float8_e4m3fn": score(**LEAN, cache_dtype="float8_e4m3fn"),
-    }
+    scores = {name: score(44, **cache) for name, cache in _SCORED.items()}
+    if num_exact:
+        scores["exact"] = score(num_exact)
     return {"seconds": seconds, "speed_up": _ratio(seconds), "scores": scores, "target": target}
 
 
@@ -220,7 +227,7 @@ def print_peak(name: str) -> None:
     print(added_peak(model, run))
 
 
-CASES: dict[str, Callable[[int], Row]] = {
+CASES: dict[str, Callable[..., Row]] = {
     "random_16k": lambda n: random_case(16_384, n, gen_length=32),
     "needles_4k": partial(needle_case, distractors=0, gen_length=16, target=2),
     "needles_4k_distractors": partial(needle_case, distractors=3, gen_length=16, target=2),
@@ -240,6 +247,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--exact", type=int, help="samples that the exact mode reads too (44)")
+    parser.add_argument("--questions", type=int, help="of the likelihood case (200)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--peak-of", metavar="NAME", help=argparse.SUPPRESS)
@@ -251,7 +260,12 @@ def main() -> None:
         return
     rows = {row["name"]: row for row in read_records(arguments.output)}
     for name in () if arguments.table else arguments.only or CASES:
-        found = CASES[name](arguments.repeats)
+        changes = {}
+        if arguments.exact is not None and name.startswith("needles"):
+            changes["num_exact"] = arguments.exact
+        if arguments.questions is not None and name.startswith("likelihood"):
+            changes["num_questions"] = arguments.questions
+        found = CASES[name](arguments.repeats, **changes)
         run = {"repeats": arguments.repeats, "machine": machine(), "commit": package_commit()}
         rows[name] = {"name": name, **found, "run": run}
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
