@@ -23,6 +23,7 @@ from lm_eval_llada.engine.arguments import ModelArguments
 from lm_eval_llada.engine.requests import fit_prompt, generation_settings, is_left_out
 from lm_eval_llada.harness.llada import LLaDALM
 from lm_eval_llada.plan.task_names import file_settings, matches, single_tasks
+from lm_eval_llada.tasks.generated.samples import GeneratedOptions
 from lm_eval_llada.tasks.longbench.samples import LongBenchOptions
 from lm_eval_llada.tasks.niah.options import NiahOptions
 from lm_eval_llada.tasks.perplexity.samples import PerplexityOptions, chunk_ends
@@ -225,6 +226,13 @@ def _ruler_lengths(settings: Mapping[str, Any], sampling: SamplingOptions | None
     return [(options.length - budget, output)] * options.num_samples
 
 
+def _generated_lengths(settings: Mapping[str, Any], sampling: SamplingOptions | None) -> Lengths:
+    own = _own(settings, GeneratedOptions, "a generated task", without={"gen_length", "seed"})
+    given = {"set": None, "length": None, **own, "gen_length": _gen_length(sampling)}
+    options = GeneratedOptions(**given)
+    return _filled(options.length, options.gen_length, options.num_samples)
+
+
 def _longbench_lengths(settings: Mapping[str, Any], sampling: SamplingOptions | None) -> Lengths:
     own = _own(settings, LongBenchOptions, "a LongBench task")
     options = LongBenchOptions(**{"dataset": None, "prompt_length": None, **own})
@@ -262,6 +270,7 @@ _LENGTHS: dict[str, Callable[[Mapping[str, Any], SamplingOptions | None], Length
     "lm_eval_llada.tasks.niah.single.niah_dataset": _niah_lengths,
     "lm_eval_llada.tasks.niah.multi.niah_multi_dataset": _niah_multi_lengths,
     "lm_eval_llada.tasks.ruler.samples.ruler_dataset": _ruler_lengths,
+    "lm_eval_llada.tasks.generated.samples.generated_dataset": _generated_lengths,
     _LONGBENCH: _longbench_lengths,
     "lm_eval_llada.tasks.perplexity.samples.perplexity_dataset": _perplexity_lengths,
 }

@@ -1,4 +1,4 @@
-"""The 512 names that we ship: what each resolves to, and the folder that has them as plain files.
+"""The 648 names that we ship: what each resolves to, and the folder that has them as plain files.
 
 `resolved_configs.txt` was made of the task files as they were before there were grids. After a
 deliberate change of a task, `python -m tests.tasks.test_shipped_tasks` writes it anew; the diff
@@ -69,7 +69,7 @@ def test_every_name_resolves_to_the_config_it_had(configs) -> None:
 
 def test_names_are_those_of_their_configs_and_nobody_elses(configs) -> None:
     names = {config.get("group") or config["task"] for config in configs.values()}
-    assert names == set(configs) and len(names) == 512
+    assert names == set(configs) and len(names) == 648
     manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
     assert set(manager.all_tasks) == names | {"llada_niah", "llada_perplexity"}
     # The harness' files are searched as text: an index of them takes ten times as long.
@@ -82,7 +82,7 @@ def test_names_are_those_of_their_configs_and_nobody_elses(configs) -> None:
 
 def test_every_task_tells_its_samples_how_it_generates(configs) -> None:
     tasks = [config for config in configs.values() if "group" not in config]
-    assert len(tasks) == 392
+    assert len(tasks) == 497
     assert all(issubclass(config["class"], SampledTask) for config in tasks)
     assert not any("generation_kwargs" in config["metadata"] for config in tasks)
 
@@ -123,7 +123,7 @@ def test_the_folder_appears_whole_for_all_who_ask_at_once(cache, monkeypatch) ->
         found = list(pool.map(lambda _: tasks_path(), range(4)))
     assert len(set(found)) == 1
     assert list(cache.iterdir()) == [found[0]]
-    assert len(list(found[0].rglob("[!_]*.yaml"))) == 512
+    assert len(list(found[0].rglob("[!_]*.yaml"))) == 648
     # What is there is not written again.
     monkeypatch.setattr(grid, "write_shipped", lambda *_: pytest.fail("written twice"))
     assert tasks_path() == found[0]
