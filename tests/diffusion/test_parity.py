@@ -26,7 +26,7 @@ MODELS = {
     "gqa": {"n_kv_heads": 2},
     "tied": {"weight_tying": True},
     "odd": {"d_model": 42, "n_heads": 3, "n_kv_heads": 1, "mlp_hidden_size": 37, "vocab_size": 53},
-    **{name: None for name in TINY_MODELS if name != "tiny-llama"},
+    **{name: None for name in TINY_MODELS if name not in ("tiny-block", "tiny-llama")},
 }
 PROMPT_LENGTHS = (7, 1, 23, 12, 3, 40, 5, 18)
 

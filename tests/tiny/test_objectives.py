@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,7 @@ from lm_eval_llada.tiny.train import (
 
 OPTIONS = TrainingOptions(width=128, layers=2, mlp_width=96, tokens_per_batch=128)
 STAGE = Stage(64, 2, 0.3, 0.3, 1.0)
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_a_model_of_one_layer_without_positions_ahead_computes_what_the_masked_o
 def test_causal_predictions_depend_on_what_stands_before_and_on_nothing_else(causal, maker):
     batch = collate([maker.plain_text(64)])
     with torch.inference_mode():
-        before = predict(causal, batch)
+        before = predict(causal, batch, RNG)
         for row, (_, position) in enumerate(batch.rows.tolist()):
             changed = batch.input_ids.clone()
             changed[0, position + 1 :] = 77
@@ -75,7 +77,7 @@ def test_causal_predictions_depend_on_what_stands_before_and_on_nothing_else(cau
             other = type(batch)(
                 changed, batch.rows, targets, batch.weights, batch.is_decisive, batch.kinds
             )
-            torch.testing.assert_close(predict(causal, other)[row], before[row])
+            torch.testing.assert_close(predict(causal, other, RNG)[row], before[row])
 
 
 def test_causal_predictions_equal_next_token_logits_of_the_unmasked_text(causal, maker):
@@ -86,7 +88,7 @@ def test_causal_predictions_equal_next_token_logits_of_the_unmasked_text(causal,
     with torch.inference_mode():
         logits = causal(x0).logits
         expected = torch.stack([logits[b, p - 1] for b, p in batch.rows.tolist()])
-        torch.testing.assert_close(predict(causal, batch), expected)
+        torch.testing.assert_close(predict(causal, batch, RNG), expected)
 
 
 def test_masked_copies_are_told_by_what_stands_before(maker):
@@ -142,5 +144,5 @@ def test_a_causal_run_ends_in_a_folder_that_transformers_opens(corpus, tmp_path)
 
 
 def test_an_unknown_objective_is_an_error():
-    with pytest.raises(ValueError, match="objective must be one of masked, causal; got 'casual'"):
+    with pytest.raises(ValueError, match="objective must be one of masked, causal, block; got 'casual'"):
         TrainingOptions(objective="casual")
