@@ -15,11 +15,13 @@ from lm_eval_llada.modeling import (
     LLaDAConfig,
     LLaDAForMaskedLM,
     as_denoiser,
+    find_config,
     load_config,
     load_model,
 )
 from lm_eval_llada.modeling.attention_choice import with_attention
 from lm_eval_llada.modeling.block_cache import BlockCache
+from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 from lm_eval_llada.rope import RopeChoice
 from tests.helpers.block_loops import plain_block_generate
 from tests.helpers.family_checkpoints import (
@@ -297,6 +299,14 @@ def test_queries_grow_by_their_position_whatever_is_asked_for(tmp_path):
         block.queries(torch.zeros(1, 40, 32), cos, sin)
 
 
+def test_queries_of_the_release_grow_every_16384_tokens():
+    config, _ = find_config("nvidia/Nemotron-Labs-Diffusion-8B")
+    positions = torch.tensor([[0, 16_383, 16_384, 32_768, 131_071, 262_143]])
+    found = LLaDARotaryEmbedding(config).query_scale(6, torch.device("cpu"), positions)
+    expected = [[1.0, 1.0, 1.0693147, 1.1098612, 1.2079442, 1.2772589]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
 def test_a_prefix_of_nemotron_is_a_causal_models(tmp_path):
     reference = checkpoint(NEMOTRON, tmp_path)
     model = load(tmp_path)
@@ -365,6 +375,18 @@ def test_a_choice_of_rotation_leaves_what_is_no_rotation(tmp_path):
 def test_a_key_that_would_change_the_computation_is_refused_by_name(family, changes, message):
     with pytest.raises(ValueError, match=message):
         LLaDAConfig.from_dict({**CONFIGS[family], **changes})
+
+
+def test_the_bias_that_experts_are_chosen_by_stays_as_fine_as_it_is_stored(tmp_path):
+    reference = checkpoint("LLaDA2", tmp_path / "a")
+    model = load_model(tmp_path / "a", device="cpu", dtype="bfloat16")
+    router = model.model.transformer["blocks"][1].router
+    assert router.weight.dtype == torch.bfloat16
+    expected = reference.model.layers[1].mlp.gate.e_score_correction_bias
+    assert torch.equal(router.expert_bias, expected) and not expected.bfloat16().equal(expected)
+    model.save_pretrained(tmp_path / "b")
+    again = load(tmp_path / "b").model.transformer["blocks"][1].router.expert_bias
+    assert torch.equal(again, expected)
 
 
 def test_dropout_of_training_is_nothing_to_reading_and_stays_in_the_file(tmp_path):
