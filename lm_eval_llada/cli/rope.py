@@ -94,7 +94,7 @@ def _choice_and_numbers(namespace: argparse.Namespace) -> tuple[RopeChoice, floa
 
         choice = parse_model_args({**model_args, **flags}).rope
     config = load_config(model_args["pretrained"], revision=model_args.get("revision"))
-    return choice, config.rope_theta, config.head_dim, config.train_length
+    return choice, config.rope_theta, config.rope_dim, config.train_length
 
 
 def _chosen(flags: Mapping[str, Any]) -> RopeChoice:
