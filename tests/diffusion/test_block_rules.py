@@ -39,5 +39,18 @@ def test_blocks_are_whole_but_for_the_first_and_the_last(size, prompt, more, gri
 def test_unknown_rules_are_refused():
     with pytest.raises(ValueError, match="grid must be one of start, prompt; got 'middle'"):
         BlockRules(4, grid="middle")
-    with pytest.raises(ValueError, match="block_length must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="block_length must be a whole number >= 1"):
         BlockRules(0)
+
+
+def test_parts_of_a_block_need_a_length():
+    with pytest.raises(ValueError, match="reveal='sub_blocks' needs sub_block_length; got None"):
+        BlockRules(4, reveal="sub_blocks")
+
+
+@given(st.integers(1, 9), st.integers(0, 40), st.sampled_from(GRIDS))
+def test_the_first_block_to_decide_holds_the_token_behind_the_prompt(size, prompt, grid):
+    rules = BlockRules(size, grid=grid)
+    ids = rules.block_ids(prompt + 1, prompt).tolist()
+    assert rules.first_block(prompt) == ids.index(ids[-1])
+    assert grid == "start" or rules.first_block(prompt) == prompt

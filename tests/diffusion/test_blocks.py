@@ -10,8 +10,10 @@ import torch
 from lm_eval_llada.diffusion.block_rules import BlockRules
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import as_denoiser
-from tests.helpers.block_loops import plain_block_generate
+from tests.helpers.block_loops import plain_block_generate, whole_logits
 from tests.helpers.llada_models import make_model, tokens
+from tests.helpers.toys import RandomNetwork
+from tests.helpers.toys import denoiser as denoiser_of
 
 MASK = 50
 RULES = {
@@ -43,10 +45,18 @@ def model_and_denoiser(rules: BlockRules):
     return model, replace(as_denoiser(model, mask_token_id=MASK), blocks=rules)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("rules", RULES)
+# Every rule in two ways, and every way under the rules that a step goes by.
+CASES = [
+    (rules, options)
+    for rules in RULES
+    for options in OPTIONS
+    if options in ("one_a_step", "temperature") or rules in ("start", "previous", "quota")
+]
+
+
+@pytest.mark.parametrize(("rules", "options"), CASES)
 def test_texts_are_those_of_the_loop_without_a_cache_in_any_company(rules, options):
-    chosen = SamplingOptions(gen_length=10, **OPTIONS[options])
+    chosen = SamplingOptions(gen_length=7, **OPTIONS[options])
     model, denoiser = model_and_denoiser(RULES[rules])
     seeds = list(range(len(LENGTHS)))
     expected = [
@@ -59,3 +69,70 @@ def test_texts_are_those_of_the_loop_without_a_cache_in_any_company(rules, optio
             some = slice(first, first + size)
             texts += generate(denoiser, prompts()[some], chosen, seeds=seeds[some])
         assert [text.tolist() for text in texts] == expected
+
+
+def test_the_causal_mode_takes_the_likeliest_next_token_each_time():
+    model, denoiser = model_and_denoiser(RULES["causal_first"])
+    for prompt in prompts()[1:4]:
+        x = prompt
+        for _ in range(6):
+            row = whole_logits(model, RULES["causal_first"], x, len(x), None)[-1]
+            row[MASK] = -torch.inf
+            x = torch.cat([x, row.argmax()[None]])
+        options = SamplingOptions(gen_length=6, generation="ar")
+        (text,) = generate(denoiser, [prompt], options)
+        assert text.tolist() == x[len(prompt) :].tolist()
+
+
+def test_a_text_that_has_ended_is_read_no_further():
+    _, denoiser = model_and_denoiser(BlockRules(4))
+    prompt = tokens(8)
+    (whole,) = generate(denoiser, [prompt], SamplingOptions(gen_length=24))
+    num_passes = denoiser.stats.num_passes
+    end = int(whole[6])
+    is_over = lambda decided: end in decided.tolist()  # noqa: E731
+    (ended,) = generate(denoiser, [prompt], SamplingOptions(gen_length=24), ends=[is_over])
+    assert denoiser.stats.num_passes - num_passes < num_passes / 2
+    num_decided = int((ended != MASK).cumprod(0).sum())
+    assert ended[:num_decided].tolist() == whole[:num_decided].tolist()
+    options = SamplingOptions(gen_length=24, stop_at_eos=True)
+    (stopped,) = generate(denoiser, [prompt], options, eos_token_id=end)
+    first = whole.tolist().index(end)
+    assert stopped.tolist() == whole[:first].tolist() + [end] * (24 - first)
+
+
+def test_random_remasking_draws_as_many_as_a_step_reveals():
+    _, denoiser = model_and_denoiser(BlockRules(4))
+    options = SamplingOptions(gen_length=9, steps=5, remasking="random")
+    alone = [generate(denoiser, [p], options, seeds=[i])[0] for i, p in enumerate(prompts())]
+    together = generate(denoiser, prompts(), options, seeds=range(len(LENGTHS)))
+    for one, other in zip(alone, together, strict=True):
+        assert one.tolist() == other.tolist()
+        assert MASK not in one
+
+
+REFUSED = {
+    "cache=dual": ("exact, costs one prefill and is always on", {"cache": "dual"}),
+    "block_length=8": ("made for blocks of 4", {"block_length": 8}),
+    "cfg_scale=1": ("never seen a finished block of them", {"cfg_scale": 1}),
+    "alg=entropy": ("use alg=none", {"alg": "entropy"}),
+    "generation=ar": ("also predicts the next token", {"generation": "ar"}),
+}
+
+
+@pytest.mark.parametrize("named", REFUSED)
+def test_what_blocks_do_not_have_is_refused(named):
+    _, denoiser = model_and_denoiser(BlockRules(4))
+    reason, options = REFUSED[named]
+    with pytest.raises(ValueError, match=f"{named}.*{reason}"):
+        generate(denoiser, [tokens(5)], SamplingOptions(gen_length=4, **options))
+
+
+def test_a_causal_mode_is_for_models_that_have_one():
+    toy = denoiser_of(RandomNetwork(), 12)
+    with pytest.raises(ValueError, match="generation=ar needs a model"):
+        generate(toy, [tokens(5) % 12], SamplingOptions(gen_length=4, generation="ar"))
+    _, causal = model_and_denoiser(RULES["causal_first"])
+    options = SamplingOptions(gen_length=4, generation="ar", threshold=0.9)
+    with pytest.raises(ValueError, match="generation=ar takes the tokens one after the other"):
+        generate(causal, [tokens(5)], options)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.block_checkpoints import with_blocks
+
 QUICK_START = Path(__file__).parents[1] / "helpers" / "quick_start.py"
 ROOT = Path(__file__).resolve().parents[2]
 NUM_DOCUMENTS = 5  # odd, so that the second rank has one less and repeats its last request
@@ -89,15 +91,18 @@ def answers(output: Path) -> dict[str, list[object]]:
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "more"),
+    ("num_ranks", "more", "block_length"),
     [
-        pytest.param(2, "", id="two_ranks"),
-        pytest.param(4, ",tp=2", id="two_copies_of_two_ranks", marks=pytest.mark.slow),
+        pytest.param(2, "", None, id="two_ranks"),
+        pytest.param(2, "", 4, id="two_ranks_by_blocks"),
+        pytest.param(4, ",tp=2", None, id="two_copies_of_two_ranks", marks=pytest.mark.slow),
     ],
 )
 def test_two_give_the_texts_and_numbers_of_one(
-    tasks, random_checkpoint, tmp_path, num_ranks, more
+    tasks, random_checkpoint, tmp_path, num_ranks, more, block_length
 ) -> None:
+    if block_length is not None:
+        random_checkpoint = with_blocks(random_checkpoint, tmp_path / "blocks", block_length)
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}")
     runs = {
         "one": start(tmp_path / "one", tasks, random_checkpoint),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,24 @@ def test_parameters_of_published_shapes_are_those_of_their_cards() -> None:
     }.items():
         config, _ = find_config(f"someone/{name}")
         assert num_parameters(config) / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+def test_blocks_are_planned_with_their_exact_cache_and_128k_fits(tmp_path: Path) -> None:
+    config = {
+        **{"model_type": "llada", "d_model": 4096, "n_layers": 34, "n_heads": 32, "n_kv_heads": 8},
+        **{"mlp_hidden_size": 14336, "vocab_size": 131_072, "max_sequence_length": 262_144},
+        **{"rope_theta": 1e6, "mask_token_id": 100, "dtype": "bfloat16", "block_length": 32},
+    }
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(config))
+    asked = ("--tasks", "niah_131072", "--model_args")
+    text = plan_of(tmp_path, *asked, f"pretrained={model}")
+    assert "keys and values take 136 KiB a token" in text
+    assert "a cache of 17.0 GiB (18.3 GB) for each sequence" in text
+    assert "16 in blocks of 32, 16 steps, cache=exact" in text
+    assert "which fits 80 GB" in text and "DOES NOT FIT" not in text
+    # One cache is left to choose from, so that there is no table of them.
+    assert "All tasks under each cache" not in text
+    with pytest.raises(ValueError, match="cache=dual is an approximation"):
+        plan_of(tmp_path, *asked, f"pretrained={model},cache=dual")

@@ -6,17 +6,19 @@ import importlib
 import json
 import math
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.json_lines import append_record, read_records
+from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.modeling import load_config, load_model
 from lm_eval_llada.modeling.configuration import apply_rope
 from lm_eval_llada.posttrain import trainer
 from lm_eval_llada.posttrain.model import extended_config
+from tests.helpers.block_checkpoints import with_blocks
 
 cells = importlib.import_module("benchmarks.ablation_cells")
 tables = importlib.import_module("benchmarks.ablation_tables")
@@ -271,3 +273,10 @@ def test_the_command_prints_what_is_there_and_names_a_wrong_cell(
     assert "| diffusion NTK, EOD | 87.86 | 86.30 | 82.99 | 70.78 | 56.94 |" in printed
     assert ablation.main(["--only", "none", "--results", str(path)]) == 1
     assert capsys.readouterr().err.startswith("error: A cell must be one of none-free, ")
+
+
+def test_a_model_that_is_causal_between_blocks_is_not_trained(tmp_path: Path) -> None:
+    folder = with_blocks(Path(resolve_checkpoint("tiny-llada")), tmp_path / "blocks")
+    options = replace(Cell("none", "eod").training(tmp_path / "run"), pretrained=str(folder))
+    with pytest.raises(ValueError, match="causal between blocks of 4 tokens, and the loss here"):
+        extended_config(options)

@@ -333,3 +333,14 @@ def test_the_command_tells_a_failure_by_its_exit_code(folder, capsys):
 def test_the_command_refuses_arguments_that_do_not_exist():
     with pytest.raises(ValueError, match="Did you mean 'pretrained'"):
         run("--model_args", "pretraind=tiny-llada")
+
+
+def test_blocks_beside_their_cache_are_held_against_one_pass(folder, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "block_length": 8}))
+    checks = checks_of(folder)
+    assert checks["blocks"].outcome == PASSED
+    assert "blocks of 8, the last of 64 tokens beside a cache" in checks["blocks"].detail
+    whole = model_checks.whole_logits
+    monkeypatch.setattr(model_checks, "whole_logits", lambda *given: -whole(*given))
+    assert checks_of(folder)["blocks"].outcome == FAILED
