@@ -98,7 +98,7 @@ def _choice_and_numbers(namespace: argparse.Namespace) -> tuple[RopeChoice, floa
     from lm_eval_llada.modeling import load_config
 
     config = load_config(model_args["pretrained"], revision=model_args.get("revision"))
-    return choice, config.rope_theta, config.head_dim, config.train_length
+    return choice, config.rope_theta, config.rope_dim, config.train_length
 
 
 def _chosen(flags: Mapping[str, Any]) -> RopeChoice:

@@ -32,7 +32,10 @@ def with_release_decoding(
     """
     if "alg" in model_args and convert("alg", model_args["alg"], str) == "none":
         return dict(model_args), ()
-    release = family_named(family).decoding
+    release = dict(family_named(family).decoding)
+    if convert("generation", model_args.get("generation", ""), str) == "ar":
+        # Token by token there is nothing for it to choose from.
+        release.pop("threshold", None)
     filled = {
         name: value
         for name, value in release.items()

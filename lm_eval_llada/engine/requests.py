@@ -91,6 +91,8 @@ def generation_settings(
             changes[name] = _DEFAULTS[name]
     hints = get_type_hints(SamplingOptions)
     changes = {name: convert(name, value, hints[name]) for name, value in changes.items()}
+    if changes.get("generation") == "ar":
+        changes.setdefault("threshold", None)
     options = replace(defaults, **changes)
     _check_neutral(gen_kwargs, options)
     if options.alg == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_eval_llada.errors import require_whole, unknown_choice
-from lm_eval_llada.rope.existing import KNOWN_KEYS, rotary_dim
+from lm_eval_llada.rope.existing import KNOWN_KEYS
 
 # The official code has more switches than any released LLaDA checkpoint uses. A checkpoint that
 # sets one of them otherwise would compute something else here, so it is refused.
@@ -85,7 +85,7 @@ def _check_rope(config: Any) -> None:
             f"rope_parameters holds {', '.join(sorted(foreign))}, which the native LLaDA model "
             f"does not compute for {config.family}: it rotates whole heads, all in the same way."
         )
-    turned = rotary_dim(config.head_dim, parameters)
+    turned = config.rope_dim
     if turned < 2 or turned % 2 or turned > config.head_dim:
         raise ValueError(
             f"partial_rotary_factor={parameters['partial_rotary_factor']!r} rotates {turned} of "

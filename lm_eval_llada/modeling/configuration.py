@@ -242,6 +242,11 @@ class LLaDAConfig(PreTrainedConfig):
         self.rope_parameters = {**(self.rope_parameters or {}), "rope_theta": value}
 
     @property
+    def rope_dim(self) -> int:
+        """How many dimensions of a head are rotated."""
+        return rotary_dim(self.head_dim, self.rope_parameters)
+
+    @property
     def norm_bias(self) -> bool:
         """Whether RMSNorm adds a bias."""
         if self.bias_for_layer_norm is None:
@@ -310,7 +315,7 @@ def apply_rope(config: LLaDAConfig, choice: RopeChoice) -> tuple[LLaDAConfig, Re
     resolved = resolve(
         choice,
         rope_theta=config.rope_theta,
-        head_dim=rotary_dim(config.head_dim, config.rope_parameters),
+        head_dim=config.rope_dim,
         train_length=config.train_length,
     )
     config.train_length = resolved.train_length

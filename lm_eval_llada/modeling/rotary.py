@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from lm_eval_llada.modeling.configuration import LLaDAConfig
-from lm_eval_llada.rope.existing import rotary_dim
 
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
@@ -132,8 +131,7 @@ class LLaDARotaryEmbedding(nn.Module):
             compute, factor = default_inv_freq, 1.0
             # Loading builds the model on the meta device, where these numbers must still exist.
             with torch.device("cpu"):
-                turned = rotary_dim(self._config.head_dim, self._config.rope_parameters)
-                inv_freq = compute(self._config.rope_theta, turned)
+                inv_freq = compute(self._config.rope_theta, self._config.rope_dim)
         else:
             try:
                 with torch.device("cpu"):

@@ -18,6 +18,7 @@ from lm_eval_llada.engine.arguments import answer_fingerprint, parse_model_args
 from lm_eval_llada.engine.decoding import with_release_decoding
 from lm_eval_llada.engine.requests import GenerationSettings, generation_settings
 from lm_eval_llada.harness.llada import LLaDALM
+from lm_eval_llada.modeling.families import family_named
 from tests.helpers.family_checkpoints import make_family_checkpoint
 from tests.helpers.family_tokenizers import write_toy_tokenizer
 
@@ -55,6 +56,20 @@ def test_a_release_fills_in_what_the_user_did_not_say() -> None:
 @pytest.mark.parametrize("none", ["none", None, "None"])
 def test_without_alg_nothing_of_dreams_is_filled_in(none) -> None:
     assert with_release_decoding({"alg": none}, "Dream") == ({"alg": none}, ())
+
+
+def test_a_threshold_of_the_release_is_nothing_to_decoding_token_by_token() -> None:
+    nemotron = "Nemotron-Labs-Diffusion"
+    assert with_release_decoding({}, nemotron)[0] == {"threshold": 0.9}
+    given = {"generation": "ar"}
+    assert with_release_decoding(given, nemotron) == (given, ())
+    rules = family_named(nemotron).blocks
+    filled = SamplingOptions(threshold=0.9)
+    options = generation_settings(given, filled, rules).options
+    assert (options.generation, options.threshold) == ("ar", None)
+    assert generation_settings({}, filled, rules).options.threshold == 0.9
+    with pytest.raises(ValueError, match="drop threshold"):
+        generation_settings({**given, "threshold": 0.5}, filled, rules)
 
 
 def test_llada_decodes_as_before() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,13 @@ from lm_eval_llada.diffusion.block_rules import BlockRules
 from lm_eval_llada.diffusion.denoiser import Part
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import (
-    LLaDAConfig,
     LLaDAForMaskedLM,
     as_denoiser,
-    load_config,
+    find_config,
     load_model,
 )
-from lm_eval_llada.modeling.attention_choice import with_attention
 from lm_eval_llada.modeling.block_cache import BlockCache
-from lm_eval_llada.rope import RopeChoice
+from lm_eval_llada.modeling.rotary import LLaDARotaryEmbedding
 from tests.helpers.block_loops import plain_block_generate
 from tests.helpers.family_checkpoints import (
     CONFIGS,
@@ -189,67 +186,6 @@ def test_a_block_knows_nothing_of_what_is_behind_it(tmp_path, family):
     assert (after[:, first:] != before[:, first:]).any(dim=-1).all()
 
 
-PUBLISHED = {
-    "SDAR": BlockRules(4, reveal="quota"),
-    "SDAR-MoE": BlockRules(4, reveal="quota"),
-    "DreamReasoner": BlockRules(32),
-    "Fast-dLLM v2": BlockRules(32, first_token="previous", reveal="sub_blocks", sub_block_length=8),
-    "Nemotron-Labs-Diffusion": BlockRules(32, grid="prompt", prefix="causal", first_token="causal"),
-    "LLaDA2": BlockRules(32, reveal="quota"),
-}
-
-
-def test_a_length_is_the_files_then_the_releases(tmp_path):
-    for family, rules in PUBLISHED.items():
-        key = family_of(family).own_key("block_length")
-        values = {k: v for k, v in CONFIGS[family].items() if k != key}
-        assert LLaDAConfig.from_dict(dict(values)).blocks == rules, family
-        config = LLaDAConfig.from_dict({**values, key: 8})
-        assert config.blocks is not None and config.blocks.block_length == 8
-        config.save_pretrained(tmp_path / family)
-        assert load_config(tmp_path / family).blocks == config.blocks
-        with pytest.raises(ValueError, match=f"{key} must be .*; got 0"):
-            LLaDAConfig.from_dict({**values, key: 0})
-
-
-def test_a2d_sees_all_positions_unless_its_config_has_blocks(tmp_path):
-    for family in ("A2D-Qwen3", "A2D-Qwen2", "A2D-LLaMA"):
-        assert LLaDAConfig.from_dict(dict(CONFIGS[family])).blocks is None
-        config = LLaDAConfig.from_dict({**CONFIGS[family], "block_length": 32})
-        assert config.blocks == BlockRules(32, grid="prompt")
-        config.save_pretrained(tmp_path / family)
-        written = json.loads((tmp_path / family / "config.json").read_text())
-        assert written["block_length"] == 32
-        assert load_config(tmp_path / family).blocks == config.blocks
-
-
-def test_the_user_says_which_attention_files_do_not_name():
-    a2d = LLaDAConfig.from_dict(dict(CONFIGS["A2D-Qwen3"]))
-    assert with_attention(a2d, None, 8) is a2d
-    assert with_attention(a2d, "bidirectional").blocks is None
-    assert with_attention(a2d, "block").blocks == BlockRules(32, grid="prompt")
-    assert with_attention(a2d, "block", 8).blocks == BlockRules(8, grid="prompt")
-    assert a2d.blocks is None
-    sdar = LLaDAConfig.from_dict({**CONFIGS["SDAR"], "block_size": 16})
-    assert with_attention(sdar, "block").block_length == 16
-    assert with_attention(sdar, "block", 8).block_length == 8
-    with pytest.raises(ValueError, match="SDAR was trained to see earlier blocks only"):
-        with_attention(sdar, "bidirectional")
-    with pytest.raises(ValueError, match="Dream was trained to see all positions"):
-        with_attention(LLaDAConfig.from_dict(dict(CONFIGS["Dream"])), "block", 8)
-    with pytest.raises(ValueError, match="attention must be one of bidirectional, block"):
-        with_attention(a2d, "causal")
-
-
-def test_a_row_is_read_before_it_where_the_release_shifts():
-    shifted = {row.name for row in map(family_of, BLOCK_IDS) if row.shift}
-    assert shifted == {row.name for row in map(family_of, BLOCK_IDS) if _reads_previous(row)}
-
-
-def _reads_previous(row) -> bool:
-    return row.blocks.first_token == "previous"
-
-
 NEMOTRON = "Nemotron-Labs-Diffusion"
 FORTY = torch.arange(40).mul(11).remainder(50)[None]
 
@@ -297,6 +233,14 @@ def test_queries_grow_by_their_position_whatever_is_asked_for(tmp_path):
         block.queries(torch.zeros(1, 40, 32), cos, sin)
 
 
+def test_queries_of_the_release_grow_every_16384_tokens():
+    config, _ = find_config("nvidia/Nemotron-Labs-Diffusion-8B")
+    positions = torch.tensor([[0, 16_383, 16_384, 32_768, 131_071, 262_143]])
+    found = LLaDARotaryEmbedding(config).query_scale(6, torch.device("cpu"), positions)
+    expected = [[1.0, 1.0, 1.0693147, 1.1098612, 1.2079442, 1.2772589]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
 def test_a_prefix_of_nemotron_is_a_causal_models(tmp_path):
     reference = checkpoint(NEMOTRON, tmp_path)
     model = load(tmp_path)
@@ -307,68 +251,13 @@ def test_a_prefix_of_nemotron_is_a_causal_models(tmp_path):
     assert difference(found, reference_logits(reference, IDS)) <= 1e-6
 
 
-def test_a_context_is_the_one_that_nemotron_was_trained_on(tmp_path):
-    checkpoint(NEMOTRON, tmp_path / "a")
-    config = load_config(tmp_path / "a")
-    assert (config.train_length, config.max_sequence_length) == (64, 64)
-    config.save_pretrained(tmp_path / "b")
-    assert load_config(tmp_path / "b").train_length == 64
-
-
-def test_a_choice_of_rotation_leaves_what_is_no_rotation(tmp_path):
-    checkpoint(NEMOTRON, tmp_path / "a")
-    choice = RopeChoice(method="ntk", scale=4.0, force=True)
-    model = load_model(tmp_path / "a", device="cpu", rope=choice)
-    parameters = model.config.rope_parameters
-    assert parameters["rope_type"] == "default" and parameters["rope_theta"] == 4e6
-    assert parameters["llama_4_scaling_beta"] == 0.5
-    assert parameters["original_max_position_embeddings"] == 8
+def test_the_bias_that_experts_are_chosen_by_stays_as_fine_as_it_is_stored(tmp_path):
+    reference = checkpoint("LLaDA2", tmp_path / "a")
+    model = load_model(tmp_path / "a", device="cpu", dtype="bfloat16")
+    router = model.model.transformer["blocks"][1].router
+    assert router.weight.dtype == torch.bfloat16
+    expected = reference.model.layers[1].mlp.gate.e_score_correction_bias
+    assert torch.equal(router.expert_bias, expected) and not expected.bfloat16().equal(expected)
     model.save_pretrained(tmp_path / "b")
-    assert torch.equal(logits(load(tmp_path / "b")), logits(model))
-    with pytest.raises(ValueError, match="rope_method=yarn counts from 64 .* grow every 8"):
-        load_model(tmp_path / "a", rope=RopeChoice(method="yarn", target_length=256, force=True))
-    checkpoint("LLaDA2", tmp_path / "c")
-    turned = load_model(tmp_path / "c", device="cpu", rope=RopeChoice(scale=4.0))
-    assert turned.config.rope_parameters["partial_rotary_factor"] == 0.5
-    turned.save_pretrained(tmp_path / "d")
-    assert json.loads((tmp_path / "d" / "config.json").read_text())["partial_rotary_factor"] == 0.5
-    assert torch.equal(logits(load(tmp_path / "d")), logits(turned))
-
-
-@pytest.mark.parametrize(
-    ("family", "changes", "message"),
-    [
-        ("SDAR", {"use_regular_causal": True}, "use_regular_causal=True is not supported for SDAR"),
-        ("SDAR", {"use_sliding_window": True}, "use_sliding_window=True"),
-        ("SDAR-MoE", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
-        ("SDAR-MoE", {"mlp_only_layers": [0]}, "mlp_only_layers"),
-        ("DreamReasoner", {"attention_bias": True}, "attention_bias=True is not supported for Dr"),
-        (NEMOTRON, {"dlm_paradigm": "autoregressive"}, "dlm_paradigm='autoregressive'"),
-        (NEMOTRON, {"sliding_window": 4096}, "sliding_window=4096"),
-        (NEMOTRON, {"mask_token_id": -1}, "mask_token_id=-1"),
-        (NEMOTRON, {"rope_parameters": {"rope_theta": 1e6, "llama_4_scaling_beta": 0.1}},
-         "needs original_max_position_embeddings"),
-        ("SDAR", {"rope_parameters": {"rope_theta": 1e6, "llama_4_scaling_beta": 0.1}},
-         "llama_4_scaling_beta, which the native"),
-        ("SDAR", {"partial_rotary_factor": 0.5}, "partial_rotary_factor, which the native"),
-        ("LLaDA2", {"partial_rotary_factor": 0.1}, "partial_rotary_factor=0.1 rotates 1 of"),
-        ("LLaDA2", {"partial_rotary_factor": 2.0}, "partial_rotary_factor=2.0 rotates 24 of"),
-        ("LLaDA2", {"score_function": "softmax"}, "score_function='softmax'"),
-        ("LLaDA2", {"moe_router_enable_expert_bias": False}, "moe_router_enable_expert_bias"),
-        ("LLaDA2", {"n_group": 3}, "n_group=3 and topk_group=2 do not divide num_experts=8"),
-        ("LLaDA2", {"topk_group": 5}, "topk_group=5 do not divide"),
-        ("LLaDA2", {"num_experts_per_tok": 5}, "5 experts do not fit into topk_group=2 groups"),
-        ("LLaDA2", {"num_shared_experts": -1}, "num_shared_experts"),
-        ("LLaDA2", {"moe_intermediate_size": None}, "moe_intermediate_size is missing"),
-    ],
-)  # fmt: skip
-def test_a_key_that_would_change_the_computation_is_refused_by_name(family, changes, message):
-    with pytest.raises(ValueError, match=message):
-        LLaDAConfig.from_dict({**CONFIGS[family], **changes})
-
-
-def test_dropout_of_training_is_nothing_to_reading_and_stays_in_the_file(tmp_path):
-    config = LLaDAConfig.from_dict({**CONFIGS["LLaDA2"], "attention_dropout": 0.1})
-    assert config.attention_dropout == 0
-    config.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["attention_dropout"] == 0.1
+    again = load(tmp_path / "b").model.transformer["blocks"][1].router.expert_bias
+    assert torch.equal(again, expected)

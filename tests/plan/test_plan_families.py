@@ -66,6 +66,23 @@ def test_what_wears_dreams_weights_has_its_shape(name: str) -> None:
     assert (config.d_model, config.n_kv_heads, config.include_qkv_bias) == (3584, 4, True)
 
 
+def test_a_model_with_blocks_keeps_128k_on_one_gpu(tmp_path) -> None:
+    name = "pretrained=nvidia/Nemotron-Labs-Diffusion-8B"
+    text = plan_of(tmp_path, "--tasks", "niah_131072", "--model_args", name)
+    assert "keys and values take 136 KiB a token" in text
+    assert "a cache of 17.0 GiB" in text and "which fits 80 GB" in text
+    name = "pretrained=inclusionAI/LLaDA2.0-mini"
+    text = plan_of(tmp_path, "--tasks", "niah_32768", "--model_args", name)
+    assert "16,255,643,392 parameters, 1,432,973,056 of them for a token," in text
+
+
+def test_a_plan_attends_as_it_is_told(tmp_path) -> None:
+    name = "pretrained=someone/Qwen3-0.6B-diffusion"
+    for words, is_block in (("", False), (",attention=block,block_length=8", True)):
+        text = plan_of(tmp_path, "--tasks", "niah_4096", "--model_args", name + words)
+        assert ("causal between its blocks of 8" in text) == is_block
+
+
 def test_parameters_of_published_shapes_are_those_of_their_cards() -> None:
     for name, billions in {
         "LLaDA-MoE-7B-A1B-Base": 7.36,
