@@ -3,6 +3,7 @@
     python -m benchmarks.speed                          # all cases, 20 to 25 minutes on two cores
     python -m benchmarks.speed --only generation_p early_end
     python -m benchmarks.speed --table                  # what has been found
+    python -m benchmarks.speed --fast_dllm FOLDER       # against their code, see `speed_peers`
 
 Both sides of a case run in this process on the same weights, in turns, after a warm-up, in float32
 on the CPU; time is the median of the repeats, the spread slowest less fastest as a share of it. The
@@ -39,6 +40,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks import speed_peers
 from benchmarks.json_lines import read_records
 from benchmarks.speed_cases import CASES
 from benchmarks.speed_measure import Stopwatch, added_peak, make_row, peak_apart
@@ -171,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     parser.add_argument("--peak-of", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--side", type=int, choices=(0, 1), help=argparse.SUPPRESS)
+    speed_peers.add_arguments(parser)
     return parser
 
 
@@ -185,6 +188,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    if arguments.llada or arguments.fast_dllm:
+        speed_peers.run_peers(arguments)
+        return
     if arguments.peak_of:
         print_peak(arguments.peak_of, arguments.side, _scale(arguments))
         return

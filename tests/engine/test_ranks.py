@@ -15,6 +15,7 @@ from tests.helpers.block_checkpoints import with_blocks
 
 QUICK_START = Path(__file__).parents[1] / "helpers" / "quick_start.py"
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = ",cache=prompt,prompt_chunk=2,keep=0.5,likelihood_cache=context"
 NUM_DOCUMENTS = 5  # odd, so that the second rank has one less and repeats its last request
 
 TASK_FUNCTIONS = f"""
@@ -91,22 +92,23 @@ def answers(output: Path) -> dict[str, list[object]]:
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "more", "block_length"),
+    ("num_ranks", "both", "more", "block_length"),
     [
-        pytest.param(2, "", None, id="two_ranks"),
-        pytest.param(2, "", 4, id="two_ranks_by_blocks"),
-        pytest.param(4, ",tp=2", None, id="two_copies_of_two_ranks", marks=pytest.mark.slow),
+        pytest.param(2, "", "", None, id="two_ranks"),
+        pytest.param(2, "", "", 4, id="two_ranks_by_blocks"),
+        pytest.param(2, KEPT, "", None, id="two_ranks_that_keep_prompts", marks=pytest.mark.slow),
+        pytest.param(4, "", ",tp=2", None, id="two_copies_of_two_ranks", marks=pytest.mark.slow),
     ],
 )
 def test_two_give_the_texts_and_numbers_of_one(
-    tasks, random_checkpoint, tmp_path, num_ranks, more, block_length
+    tasks, random_checkpoint, tmp_path, num_ranks, both, more, block_length
 ) -> None:
     if block_length is not None:
         random_checkpoint = with_blocks(random_checkpoint, tmp_path / "blocks", block_length)
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}")
     runs = {
-        "one": start(tmp_path / "one", tasks, random_checkpoint),
-        "two": start(tmp_path / "two", tasks, random_checkpoint, *launcher, more=more),
+        "one": start(tmp_path / "one", tasks, random_checkpoint, more=both),
+        "two": start(tmp_path / "two", tasks, random_checkpoint, *launcher, more=both + more),
     }
     for process in runs.values():
         printed, _ = process.communicate(timeout=600)

@@ -133,7 +133,7 @@ _GOOD: dict[str, list[Any]] = {
     "force_rope": [True],
     "steps": [4], "gen_length": [8], "block_length": [4], "remasking": ["random"],
     "temperature": [0, 0.5], "cfg_scale": [0.5], "mc_num": [2], "likelihood": ["mc", "auto"],
-    "is_check_greedy": [False], "cache": ["prefix", "dual"], "threshold": [0.9],
+    "is_check_greedy": [False], "cache": ["prefix", "dual", "prompt"], "threshold": [0.9],
     "suppress_eos": [True], "stop_at_eos": [True], "refresh_every": [2], "data_dir": ["."],
 }  # fmt: skip
 _ODD = st.integers(1, 300) | st.floats(0, 3) | st.booleans() | _WORDS
@@ -170,7 +170,10 @@ GEN_KWARGS = {
     "ignore_eos": st.booleans(),
     "threshold": st.floats(0, 1),
     "factor": st.floats(0, 3),
-    "cache": st.sampled_from(["none", "dual", "prefix"]),
+    "cache": st.sampled_from(["none", "dual", "prefix", "prompt"]),
+    "prompt_chunk": st.integers(1, 64),
+    "keep": st.floats(0, 1.5),
+    "cache_dtype": st.sampled_from(["auto", "bfloat16", "int8"]),
     "refresh_every": st.integers(1, 9),
     "stop_at_eos": st.booleans(),
     "suppress_eos": st.booleans(),

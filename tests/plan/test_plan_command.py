@@ -289,28 +289,20 @@ def test_niah_to_128k_of_llada_8b_by_hand(text_of) -> None:
 
 
 def test_a_cache_at_128k_is_said_not_to_fit_and_what_fits_is_named(text_of) -> None:
-    model_args = f"pretrained={LLADA},cache=prefix"
-    text = text_of("--tasks", "niah_131072", "--model_args", model_args)
+    text = text_of("--tasks", "niah_131072", "--model_args", f"pretrained={LLADA},cache=prefix")
     (line,) = [line for line in text.splitlines() if "DOES NOT FIT 80 GB" in line]
     assert "16.0 GB of weights, a cache of 64.0 GiB (68.7 GB)" in line
     assert re.search(r"What does: cache=none \(29\.\d GB\); tp=2 \(\d\d\.\d GB\); device_map", line)
     assert re.search(r"at most 10\d,\d{3} tokens", line)
     assert [row_of(text, cache)[-1] for cache in ("none", "prefix", "dual")] == ["yes", "no", "no"]
-    # One full pass instead of 16, and windows of 16 tokens.
     assert float(row_of(text, "prefix")[2]) == pytest.approx(0.80, abs=0.01)
 
 
 def test_kept_prompts_are_priced_and_their_knobs_named(text_of) -> None:
-    knobs = "cache=prompt,prompt_chunk=256,keep=0.125,cache_dtype=float8_e4m3fn"
-    text = text_of("--tasks", "niah_131072", "--model_args", f"pretrained={LLADA},{knobs}")
-    assert "16 steps, cache=prompt, prompt_chunk=256, keep=0.125, cache_dtype=float8" in text
-    assert "with cache=prompt and batch_size=1 take 63.0 GB" in text
-    assert "a cache of 32.0 GiB (34.4 GB) for each sequence" in text
-    # In the type of the model it does not fit, whatever the knobs.
-    lines = [line for line in text.splitlines() if line.startswith("prompt")]
-    assert [line.split()[-1] for line in lines] == ["yes", "no"]
-    one_pass = float(row_of(text, "prefix")[3])
-    assert float(row_of(text, "prompt")[3]) < one_pass / 5
+    knobs = f"pretrained={LLADA},cache=prompt,prompt_chunk=256,keep=0.125,cache_dtype=float8_e4m3fn"
+    text = text_of("--tasks", "niah_131072", "--model_args", knobs)
+    assert "cache=prompt, prompt_chunk=256, keep=0.125, cache_dtype=float8_e4m3fn" in text
+    assert re.search(r"cache=prompt .* take 63\.0 GB .* a cache of 32\.0 GiB", text)
 
 
 @pytest.mark.parametrize(("name", "length"), [("ruler_32k", 32_768), ("ruler_128k", 131_072)])
