@@ -214,7 +214,7 @@ def build_report(options: ReportOptions) -> Contents:
         overview_section(reading, skipped),
         failures_section(runs, options.failures) if runs else None,
     ]
-    benchmarks = benchmarks_of(runs) or ["Perplexity"]
+    benchmarks = benchmarks_of(runs) or ["perplexity"]
     kept = tuple(section for section in sections if section is not None)
     return Contents(report_title(runs, benchmarks), facts(runs), kept, runs)
 

@@ -54,9 +54,10 @@ def ruler_section(evaluations: Iterable[Evaluation]) -> Section | None:
     )
     blocks: list[Block] = [*means, *_heatmaps("RULER", runs, by_run, RULER_TASKS)]
     panels = _panels_by_length(by_run)
+    order = [run.label for run in runs]
     if panels:
         title = "RULER by context length"
-        blocks.append(Picture("ruler-by-length", title, partial(draw_lines, panels, title)))
+        blocks.append(Picture("ruler-by-length", title, partial(draw_lines, panels, title, order)))
     blocks.append(_task_table(by_run, RULER_TASKS, "RULER by task"))
     return Section("RULER", tuple(blocks))
 
@@ -83,7 +84,7 @@ def longbench_section(evaluations: Iterable[Evaluation]) -> Section | None:
         "The published averages are reproduced by none of the natural means over the published "
         "columns, so two means are given under their own names."
     )
-    charts = _category_bars(by_run)
+    charts = _category_bars(by_run, [run.label for run in runs])
     heatmaps = _heatmaps("LongBench", runs, by_run, tuple(DATASETS))
     by_task = _task_table(by_run, tuple(DATASETS), "LongBench by dataset")
     return Section("LongBench", (*means, note, *charts, *heatmaps, by_task))
@@ -165,7 +166,7 @@ def _line(label: str, by_length: Sequence[Scores], names: Sequence[str]) -> Line
     return Line(label, values, errors)
 
 
-def _category_bars(by_run: _Found) -> list[Block]:
+def _category_bars(by_run: _Found, order: Sequence[str]) -> list[Block]:
     """Bars of the categories, a figure for each length."""
     blocks: list[Block] = []
     for protocol, length in dict.fromkeys((s.protocol, s.length) for _, s in by_run):
@@ -177,7 +178,7 @@ def _category_bars(by_run: _Found) -> list[Block]:
         of = "" if protocol == "package" else f", {protocol}"
         title = f"LongBench by category, prompts of {length:,} tokens{of}"
         name = f"longbench-{protocol}-{length}".replace(", ", "-")
-        blocks.append(Picture(name, title, partial(draw_bars, names, values, title)))
+        blocks.append(Picture(name, title, partial(draw_bars, names, values, title, order)))
     return blocks
 
 

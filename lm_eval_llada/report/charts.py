@@ -57,14 +57,15 @@ class Point:
     origin: str = ""
 
 
-def draw_lines(panels: Mapping[str, Sequence[Line]], title: str) -> Figure:
+def draw_lines(panels: Mapping[str, Sequence[Line]], title: str, order: Sequence[str]) -> Figure:
     """A panel for each title, a line for each run in its own colour and marker in all of them.
 
     Args:
         panels: At least one.
         title: Heading of the figure.
+        order: Labels of all runs of the report; a run has one colour in every chart.
     """
-    labels = list(dict.fromkeys(line.label for lines in panels.values() for line in lines))
+    labels = {line.label for lines in panels.values() for line in lines}
     num_columns = min(len(panels), _PANELS_A_ROW)
     num_rows = -(-len(panels) // num_columns)
     figure = new_figure(_WIDTH, 1.1 + 2.5 * num_rows + 0.2 * len(labels))
@@ -72,14 +73,13 @@ def draw_lines(panels: Mapping[str, Sequence[Line]], title: str) -> Figure:
     for axes, (name, lines) in zip(grid, panels.items(), strict=False):
         lengths = sorted({length for line in lines for length in line.values})
         for line in lines:
-            position = labels.index(line.label)
             where, values = list(line.values), list(line.values.values())
-            colour = COLOURS[position % len(COLOURS)]
+            colour, marker = style_of(line.label, order)
             axes.plot(
                 where,
                 values,
                 color=colour,
-                marker=MARKERS[position % len(MARKERS)],
+                marker=marker,
                 markersize=5,
                 linewidth=1.5,
                 label=textwrap.fill(line.label, _LABEL_WIDTH),
@@ -103,13 +103,14 @@ def draw_lines(panels: Mapping[str, Sequence[Line]], title: str) -> Figure:
 
 
 def draw_bars(names: Sequence[str], runs: Sequence[tuple[str, Sequence[float | None]]],
-              title: str) -> Figure:  # fmt: skip
+              title: str, order: Sequence[str]) -> Figure:  # fmt: skip
     """Bars to the right, those of one name together.
 
     Args:
         names: From top to bottom.
         runs: (label, value of each name) pairs, 0-100.
         title: Heading of the figure.
+        order: As in ``draw_lines``.
     """
     thickness = 0.8 / len(runs)
     height = 1.0 + len(names) * max(0.32, 0.13 * len(runs)) + 0.2 * len(runs)
@@ -122,10 +123,10 @@ def draw_bars(names: Sequence[str], runs: Sequence[tuple[str, Sequence[float | N
             [place + shift for place, _ in known],
             [value for _, value in known],
             thickness,
-            color=COLOURS[position % len(COLOURS)],
+            color=style_of(label, order)[0],
             # With more runs than colours the pattern tells them apart.
-            hatch="///" if position >= len(COLOURS) else None,
-            edgecolor="white" if position >= len(COLOURS) else None,
+            hatch="///" if order.index(label) >= len(COLOURS) else None,
+            edgecolor="white" if order.index(label) >= len(COLOURS) else None,
             label=textwrap.fill(label, _LABEL_WIDTH),
         )
     axes.set_yticks(range(len(names)), names, fontsize=9)
@@ -138,28 +139,29 @@ def draw_bars(names: Sequence[str], runs: Sequence[tuple[str, Sequence[float | N
     return figure
 
 
-def draw_scatter(points: Sequence[Point], title: str, x_title: str) -> Figure:
+def draw_scatter(points: Sequence[Point], title: str, x_title: str, order: Sequence[str]) -> Figure:
     """Speed to the right, score upwards; a line leads from a run to each approximation of it.
 
     Args:
         points: At least one.
         title: Heading of the figure.
         x_title: What the seconds are of.
+        order: As in ``draw_lines``.
     """
     figure = new_figure(_WIDTH, 3.6 + 0.22 * len(points))
     axes = figure.subplots()
     by_label = {point.label: point for point in points}
-    for position, point in enumerate(points):
+    for point in points:
         if point.origin in by_label:
             start = by_label[point.origin]
             axes.plot([start.seconds, point.seconds], [start.score, point.score],
                       color="#595959", linewidth=1, linestyle="--", zorder=1)  # fmt: skip
-        colour = COLOURS[position % len(COLOURS)]
+        colour, marker = style_of(point.label, order)
         axes.plot(
             point.seconds,
             point.score,
             color=colour,
-            marker=MARKERS[position % len(MARKERS)],
+            marker=marker,
             markersize=8,
             linestyle="none",
             label=textwrap.fill(point.label, _LABEL_WIDTH),
@@ -175,6 +177,17 @@ def draw_scatter(points: Sequence[Point], title: str, x_title: str) -> Figure:
     axes.grid(alpha=0.25)
     _finish(figure, title, [axes])
     return figure
+
+
+def style_of(label: str, order: Sequence[str]) -> tuple[str, str]:
+    """Colour and marker of a run.
+
+    Args:
+        label: Of the run.
+        order: Labels of all runs of the report.
+    """
+    position = order.index(label)
+    return COLOURS[position % len(COLOURS)], MARKERS[position % len(MARKERS)]
 
 
 def _finish(figure: Figure, title: str, grid: Sequence[Axes]) -> None:

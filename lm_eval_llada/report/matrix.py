@@ -69,7 +69,8 @@ def benchmarks_of(evaluations: Iterable[Evaluation]) -> list[str]:
     }
     others = {t.name for e in evaluations for t in e.tasks.values() for m in _shown(t)
               if _group(t, m) == _GROUPS[-1]}  # fmt: skip
-    named = [name for name in _GROUPS[:-1] if name in found]
+    named = [name for name in _GROUPS[:3] if name in found]
+    named += ["perplexity"] if _GROUPS[3] in found else []
     return [*named, *(sorted(others) if len(others) < 3 else ["others"])]
 
 

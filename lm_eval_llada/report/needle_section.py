@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lm_eval_llada.report.cells import NeedleScores
-from lm_eval_llada.report.charts import COLOURS, MARKERS
+from lm_eval_llada.report.charts import style_of
 from lm_eval_llada.report.document import (
     GAP,
     Block,
@@ -52,8 +52,9 @@ def needle_section(evaluations: Iterable[Evaluation]) -> Section | None:
     if not families:
         return None
     blocks: list[Block] = []
+    order = [run.label for run in runs]
     for family, panels in sorted(families.items()):
-        blocks += _family(family, panels)
+        blocks += _family(family, panels, order)
     if any(panel.scores.rope is not None for panels in families.values() for panel in panels):
         blocks.append(Paragraph(_EXPLANATION))
     return Section("Needles in a haystack", tuple(blocks))
@@ -64,7 +65,7 @@ def file_name(*parts: str) -> str:
     return re.sub(r"[^a-z0-9._]+", "-", "-".join(parts).lower()).strip("-.")
 
 
-def _family(family: str, panels: Sequence[Panel]) -> list[Block]:
+def _family(family: str, panels: Sequence[Panel], order: Sequence[str]) -> list[Block]:
     runs = [panel.scores for panel in panels]
     names = compared([panel.evaluation for panel in panels])
     by = f", by {listed(names)}" if names else f", {panels[0].run.label}"
@@ -79,7 +80,7 @@ def _family(family: str, panels: Sequence[Panel]) -> list[Block]:
     unfinished = [f"{run.label}: {run.missing}" for run in runs if run.missing]
     if unfinished:
         blocks.append(Bullets(tuple(unfinished), on_page=False))
-    blocks += [_mean_curves(family, runs)] if _has_curve(runs) else []
+    blocks += [_mean_curves(family, runs, order)] if _has_curve(runs) else []
     frontier = _frontier_table(family, panels)
     return [*blocks, frontier] if frontier else blocks
 
@@ -131,22 +132,23 @@ def _has_curve(runs: Sequence[NeedleScores]) -> bool:
     return any(len(run.lengths) > 1 for run in runs)
 
 
-def _mean_curves(family: str, runs: Sequence[NeedleScores]) -> Picture:
+def _mean_curves(family: str, runs: Sequence[NeedleScores], order: Sequence[str]) -> Picture:
     """Mean score by length, a line for each run."""
     title = f"{family}: retrieval by context length"
-    return Picture(file_name("retrieval", family), title, partial(_draw_means, runs, title))
+    return Picture(file_name("retrieval", family), title, partial(_draw_means, runs, title, order))
 
 
-def _draw_means(runs: Sequence[NeedleScores], title: str) -> Figure:
+def _draw_means(runs: Sequence[NeedleScores], title: str, order: Sequence[str]) -> Figure:
     figure = new_figure(6.6, 4.2)
     axes = figure.subplots()
-    for position, run in enumerate(runs):
+    for run in runs:
+        colour, marker = style_of(run.label, order)
         partial = "" if run.missing is None else " (partial)"
         axes.plot(
             run.lengths,
             [run.mean(length) for length in run.lengths],
-            color=COLOURS[position % len(COLOURS)],
-            marker=MARKERS[position % len(MARKERS)],
+            color=colour,
+            marker=marker,
             markersize=5,
             linewidth=1.5,
             label=run.label + partial,

@@ -53,11 +53,12 @@ def price_section(evaluations: Sequence[Evaluation]) -> Section | None:
     """
     blocks: list[Block] = []
     origins = {e.label: o for e in evaluations if (o := exact_run(e, evaluations)) is not None}
+    order = [run.label for run in evaluations]
     for position, runs in enumerate(_comparable(evaluations)):
         points = [_point(run, origins) for run in runs]
         name = "speed-against-score" + (f"-{position + 1}" if position else "")
         title = f"Speed against score: {len(points)} runs of the same samples"
-        draw = partial(draw_scatter, points, title, "seconds for each sample")
+        draw = partial(draw_scatter, points, title, "seconds for each sample", order)
         blocks.append(Picture(name, title, draw))
     pairs = [(origins[run.label], run) for run in evaluations if run.label in origins]
     prices = [_price(exact, run) for exact, run in pairs if _scored(exact, run)]

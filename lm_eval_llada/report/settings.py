@@ -92,6 +92,7 @@ def report_title(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) -
         benchmarks: What was run, such as ``NIAH``.
     """
     what = listed(benchmarks) or "Evaluation"
+    what = what[0].upper() + what[1:]
     models = list(dict.fromkeys(evaluation.model for evaluation in evaluations))
     if len(evaluations) < 2:
         return f"{what}: {evaluations[0].label}" if evaluations else what
