@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_llada.engine.requests import GenerationSettings
+
+_LONG_OUTPUT = 2_000  # tokens; tasks for thinking models ask for many times as many
+_logger = logging.getLogger("lm_eval_llada")
 
 Sample = tuple[Any, ...]
 """What tells a request from the others of its task, so that a repetition does not count twice."""
@@ -51,8 +56,12 @@ class RunLog:
         self.left_out.setdefault(task, {})[doc_id] = num_tokens
 
     def saw_settings(self, task: str, settings: GenerationSettings) -> None:
-        """Notes how a text of a task is generated."""
-        self.settings.setdefault(task, set()).add(settings)
+        """Notes how a text of a task is generated, and says once if that will take very long."""
+        found = self.settings.setdefault(task, set())
+        if settings not in found:
+            found.add(settings)
+            if line := long_output_line(task, settings):
+                _logger.warning(line)
 
     def saw_stderr(self, task: str, sample: Sample, stderr: float | None) -> None:
         """Notes the standard error of a log-likelihood; None where it is not known."""
@@ -144,6 +153,22 @@ def merge_logs(logs: Sequence[RunLog]) -> RunLog:
         peaks = [p for p in (merged.peak_memory_bytes, log.peak_memory_bytes) if p is not None]
         merged.peak_memory_bytes = max(peaks, default=None)
     return merged
+
+
+def long_output_line(task: str, settings: GenerationSettings) -> str | None:
+    """What to say of an output of thousands of tokens; None for a shorter one, or another rank.
+
+    A causal model pays for what it writes, and this one for the whole room that it might use.
+    """
+    options = settings.options
+    if options.gen_length < _LONG_OUTPUT or os.environ.get("RANK", "0") != "0":
+        return None
+    passes = options.steps or options.gen_length
+    return (
+        f"{task} asks for {options.gen_length:,} tokens of output: up to {passes:,} passes over "
+        f"prompt and output for each sample, however short its answer. --gen_kwargs "
+        f"gen_length=512,steps=512,block_length=32 caps them; `lm-eval-llada plan` tells the hours."
+    )
 
 
 def _count(cuts: dict[Sample, int]) -> dict[str, int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
@@ -65,20 +64,3 @@ def _share(text: str, reference: str) -> float:
         return 1.0
     words = reference.split()
     return max(0.0, 1.0 - Levenshtein.distance(text.split(), words) / len(words))
-
-
-def generated_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Score one output for lm-eval, by the set of the sample.
-
-    Args:
-        doc: A sample of ``build_generated``.
-        results: The output, alone in a list.
-    """
-    from lm_eval_llada.tasks.generated.sets import SETS
-
-    chosen = SETS[doc["set"]]
-    text = results[0]
-    if chosen.score is node_f1:
-        # The list was opened by the prompt, unless a chat model opens one of its own.
-        text = doc["gen_prefix"] + text
-    return {"score": chosen.score(text, doc["outputs"])}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from lm_eval_llada.tasks.generated import facts, graphs, ladders, retrieval, scores
 from lm_eval_llada.tasks.generated.puzzle import Puzzle
@@ -41,3 +42,18 @@ SETS: dict[str, GeneratedSet] = {
     },
 }
 """In the manner of InfiniteBench (the first three), GraphWalks, BABILong and RULERv2 (the rest)."""
+
+
+def generated_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Score one output for lm-eval, by the set of the sample.
+
+    Args:
+        doc: A sample of ``build_generated``.
+        results: The output, alone in a list.
+    """
+    chosen = SETS[doc["set"]]
+    text = results[0]
+    if chosen.score is scores.node_f1:
+        # The list was opened by the prompt, unless a chat model opens one of its own.
+        text = doc["gen_prefix"] + text
+    return {"score": chosen.score(text, doc["outputs"])}

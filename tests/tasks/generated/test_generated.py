@@ -10,11 +10,10 @@ from lm_eval_llada.tasks.generated.scores import (
     any_word,
     copied,
     first_number,
-    generated_results,
     node_f1,
     only_place,
 )
-from lm_eval_llada.tasks.generated.sets import SETS
+from lm_eval_llada.tasks.generated.sets import SETS, generated_results
 from lm_eval_llada.tasks.grid import shipped_configs
 from lm_eval_llada.tasks.token_counts import make_counter
 from tests.helpers.generated_reader import answer, second_half
