@@ -2,8 +2,9 @@
 
     python ppl/figure1.py --output results/figure1          # or: python -m benchmarks.figure1
 
-For a diffusion and a causal checkpoint, on the left perplexity against context up to 16 times the
-trained length, on the right the scores of needles by depth at 2 and 4 times that length. The
+For a diffusion checkpoint, a causal one and one that is causal between blocks, on the left
+perplexity against context up to 16 times the trained length, on the right the scores of needles by
+depth at 2 and 4 times that length. The
 needles run through lm-eval as the demo's do; the curves go on where an earlier call stopped.
 Writes figure1.png, figure1.svg and figure1.json, and says in numbers what was measured.
 
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
 
 NEEDLE_MULTIPLES = (2, 4)
 # Of colours and dashes as in the curves: a model has one colour on both sides.
-_COLOURS = {"diffusion": "#0072B2", "causal": "#D55E00"}
+_COLOURS = {"diffusion": "#0072B2", "block": "#009E73", "causal": "#D55E00"}
+_ROLES = {
+    "diffusion": "diffusion",
+    "block": "diffusion, causal between blocks",
+    "causal": "causal",
+}
+_MODELS = {"diffusion": "llada", "block": "llada", "causal": "hf_rope"}
 _STYLES = (("-", "o"), ("--", "^"))
 _CHUNK_LENGTH = 64
 _MEASURES = {"around": "around a length", "up_to": "of all text up to a length"}
@@ -54,6 +61,7 @@ class FigureOptions:
 
     Attributes:
         diffusion: Checkpoint of the masked diffusion model.
+        block: Checkpoint of one that is causal between blocks.
         causal: Checkpoint of the causal one.
         output: Folder for everything.
         text: See `data.texts.read_documents`.
@@ -66,6 +74,7 @@ class FigureOptions:
     """
 
     diffusion: str = "tiny-llada"
+    block: str = "tiny-block"
     causal: str = "tiny-llama"
     output: Path = Path("results/figure1")
     text: str = "heldout"
@@ -82,8 +91,8 @@ class FigureOptions:
         Raises:
             ValueError: If a checkpoint does not exist or a number is out of range.
         """
-        resolve_checkpoint(self.diffusion)
-        resolve_checkpoint(self.causal)
+        for role in _MODELS:
+            resolve_checkpoint(getattr(self, role))
         for name in ("points", "mc_num", "repeats"):
             require_whole(name, getattr(self, name), 1)
         require_whole("duel_points", self.duel_points, 0)
@@ -93,17 +102,18 @@ class FigureOptions:
 
 
 def measure_curves(options: FigureOptions, train_length: int) -> list[Series]:
-    """Measure or complete the curves, and read them: the ELBO, the causal model's, DUEL."""
+    """Measure or complete the curves, and read them: bounds, the causal model's, DUEL."""
     wanted = [
         ("elbo", "diffusion", options.points),
+        ("elbo", "block", options.points),
         ("causal", "causal", options.points),
         ("duel", "diffusion", options.duel_points),
     ]
     result = []
     for estimator, role, points in wanted:
         if points:
-            path = run_curve(_curve_run(options, estimator, points, train_length), _say)
-            label = f"{_name(options, role)} ({role}), {estimator}"
+            path = run_curve(_curve_run(options, estimator, role, points, train_length), _say)
+            label = f"{_name(options, role)} ({_ROLES[role]}), {estimator}"
             result += [
                 dataclasses.replace(one, source=role, label=label) for one in read_curves([path])
             ]
@@ -119,7 +129,6 @@ def measure_needles(options: FigureOptions, train_length: int) -> dict[str, Need
     lengths = [multiple * train_length for multiple in NEEDLE_MULTIPLES]
     folder = options.output / "needles"
     write_tasks(folder / "tasks", dict.fromkeys(lengths, options.repeats))
-    models = {"diffusion": "llada", "causal": "hf_rope"}
     arguments = {
         role: [
             *("--model", model),
@@ -127,10 +136,10 @@ def measure_needles(options: FigureOptions, train_length: int) -> dict[str, Need
             *("--tasks", str(folder / "tasks")),
             *("--output_path", str(folder / role)),
         ]
-        for role, model in models.items()
+        for role, model in _MODELS.items()
     }
     run_evaluations(arguments, folder)
-    return {role: newest_needles(folder / role, _name(options, role)) for role in models}
+    return {role: newest_needles(folder / role, _name(options, role)) for role in _MODELS}
 
 
 def measured(
@@ -215,8 +224,10 @@ def draw(
     for axes in (left, right):
         # Below, where it hides no line.
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2)
-    names = " and ".join(_name(options, role) for role in _COLOURS)
-    figure.suptitle(f"{names} beyond their trained context", fontweight="bold")
+    *names, last = (_name(options, role) for role in _COLOURS)
+    figure.suptitle(
+        f"{', '.join(names)} and {last} beyond their trained context", fontweight="bold"
+    )
     save_figure(figure, options.output, "figure1")
 
 
@@ -248,7 +259,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, kind in (
-        *(("diffusion", str), ("causal", str), ("output", Path), ("text", str), ("data_dir", str)),
+        *(
+            ("diffusion", str),
+            ("block", str),
+            ("causal", str),
+            ("output", Path),
+            ("text", str),
+            ("data_dir", str),
+        ),
         *((n, int) for n in ("multiple", "points", "duel_points", "mc_num", "repeats")),
     ):
         parser.add_argument(f"--{name}", type=kind, default=defaults[name].default)
@@ -260,12 +278,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _curve_run(options: FigureOptions, estimator: str, points: int, train_length: int) -> CurveRun:
-    is_causal = estimator == "causal"
-    pretrained = options.causal if is_causal else options.diffusion
+def _curve_run(
+    options: FigureOptions, estimator: str, role: str, points: int, train_length: int
+) -> CurveRun:
     return CurveRun(
-        model="hf_rope" if is_causal else "llada",
-        model_args={"pretrained": pretrained, "dtype": "float32"},
+        model=_MODELS[role],
+        model_args={"pretrained": getattr(options, role), "dtype": "float32"},
         text=options.text,
         options=CurveOptions(
             context=options.multiple * train_length,
@@ -274,7 +292,7 @@ def _curve_run(options: FigureOptions, estimator: str, points: int, train_length
             estimators=(estimator,),
             mc_num=options.mc_num,
         ),
-        output=options.output / f"{estimator}.jsonl",
+        output=options.output / f"{'block' if role == 'block' else estimator}.jsonl",
         data_dir=options.data_dir,
     )
 
@@ -289,7 +307,7 @@ def _draw_needles(axes: Axes, needles: dict[str, NeedleScores]) -> None:
                 linestyle=dashes,
                 marker=marker,
                 markersize=4,
-                label=f"{run.label} ({role}), {length:,} tokens",
+                label=f"{run.label} ({_ROLES[role]}), {length:,} tokens",
             )
     axes.set_title("Needles found by depth")
     axes.set_xlabel("depth of the needle (%), 100 is the end of the context")
