@@ -144,5 +144,7 @@ def test_a_causal_run_ends_in_a_folder_that_transformers_opens(corpus, tmp_path)
 
 
 def test_an_unknown_objective_is_an_error():
-    with pytest.raises(ValueError, match="objective must be one of masked, causal, block; got 'casual'"):
+    with pytest.raises(
+        ValueError, match="objective must be one of masked, causal, block; got 'casual'"
+    ):
         TrainingOptions(objective="casual")
