@@ -19,6 +19,7 @@ from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.curves.block_scores import BlockScorer, check_block_estimators
 from lm_eval_llada.curves.files import CurveFile
+from lm_eval_llada.curves.places import spread
 from lm_eval_llada.curves.scores import (
     CAUSAL_ESTIMATOR,
     MASKED_ESTIMATORS,
@@ -114,7 +115,7 @@ class CurveOptions:
     def lengths(self) -> tuple[int, ...]:
         """Where the chunks to score end, in tokens, ascending; the last is `context`."""
         last = self.context // self.chunk_length
-        chosen = _spread(2, last, self.num_points or last - 1, self.spacing)
+        chosen = spread(2, last, self.num_points or last - 1, self.spacing)
         return tuple(place * self.chunk_length for place in chosen)
 
 
@@ -373,23 +374,6 @@ def _score(
                 )
         # Equal masks are read once, so there may have been less to do than announced.
         bar.total = bar.n
-
-
-def _spread(first: int, last: int, count: int, spacing: str) -> list[int]:
-    """Exactly `count` ascending whole numbers from first to last; one alone is the last."""
-    if count == 1:
-        return [last]
-    places: list[int] = []
-    for i in range(count):
-        share = i / (count - 1)
-        if spacing == "even":
-            wanted = first + (last - first) * share
-        else:
-            wanted = first * (last / first) ** share
-        least = places[-1] + 1 if places else first
-        # Where the short end is crowded, numbers give way upwards, and leave room for the rest.
-        places.append(min(max(round(wanted), least), last - (count - 1 - i)))
-    return places
 
 
 def _digest(text: str) -> str:

@@ -76,8 +76,7 @@ class LLaDALM(TemplateLM):
             loading.device, local_rank=place.local_rank, world_size=self._world_size
         )
         self.left_out = left_out.LeftOut() if self.arguments.requests.truncation == "skip" else None
-        named = tuple(self.arguments.likelihood.approximations)
-        self._log = RunLog(likelihood_approximations=named)
+        self._log = RunLog(likelihood_approximations=self.arguments.likelihood.approximations)
         self._logs = [self._log]
         self._disable_tqdm = False
 

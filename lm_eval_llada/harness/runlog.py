@@ -40,7 +40,7 @@ class RunLog:
     left_out: dict[str, dict[int, int]] = field(default_factory=dict)
     settings: dict[str, set[GenerationSettings]] = field(default_factory=dict)
     stderrs: dict[str, dict[Sample, float]] = field(default_factory=dict)
-    likelihood_approximations: tuple[str, ...] = ()
+    likelihood_approximations: Sequence[str] = ()
     num_passes: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
