@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lm_eval_llada.diffusion.block_masks import SHARED, AtWork, Branch, Span
 from lm_eval_llada.diffusion.block_reader import TOKENS_OF_A_TEXT, BlockReader, Clean
 from lm_eval_llada.diffusion.block_rules import BlockRules
-from lm_eval_llada.diffusion.blocks import read_at
 from lm_eval_llada.diffusion.choices import NOT_FINITE, choose_tokens
-from lm_eval_llada.diffusion.denoiser import Denoiser, Part
+from lm_eval_llada.diffusion.denoiser import Denoiser
 from lm_eval_llada.diffusion.estimates import (
     Estimate,
     LikelihoodOptions,
@@ -32,17 +32,6 @@ from lm_eval_llada.diffusion.estimates import (
     summed,
 )
 from lm_eval_llada.diffusion.mask_passes import Pair, read_masks
-
-_ADDRESS = 3
-_SHARED = -1
-
-
-class Span(NamedTuple):
-    """Tokens start..end of a text to score, and the seed of their masks; None draws none."""
-
-    start: int
-    end: int
-    seed: int | None
 
 
 def check_block_likelihood(options: LikelihoodOptions, rules: BlockRules | None) -> None:
@@ -114,7 +103,7 @@ def scored_by_blocks(
                     len(prefix), len(prefix) + len(target), None if seeds is None else seeds[i]
                 )
                 tokens = torch.cat([prefix, target])
-                branches.append(_Branch(text, tokens, len(prefix), (span,)))
+                branches.append(Branch(text, tokens, len(prefix), (span,)))
                 members.append(i)
         scored = _Scoring(denoiser, rules, options, branches).scores(check_greedy=check_greedy)
         results |= {i: one[0] for i, one in zip(members, scored, strict=True)}
@@ -145,26 +134,9 @@ def span_estimates(
         given = seeds if len(seeds) == len(spans) else None
         scored = scored_by_blocks(denoiser, pairs, options, given, check_greedy=False)
         return [estimate for estimate, _ in scored]
-    branch = _Branch(0, tokens, 0, tuple(spans))
+    branch = Branch(0, tokens, 0, tuple(spans))
     (scores,) = _Scoring(denoiser, rules, options, [branch]).scores(check_greedy=False)
     return [estimate for estimate, _ in scores]
-
-
-@dataclass(frozen=True)
-class _Branch:
-    """A text with spans to score; branches of one text share all before their prompt's last block.
-
-    Attributes:
-        text: of the reader.
-        tokens: int64 (length,), from the first on.
-        prompt_length: tokens that all branches of the text begin with.
-        spans: what to score.
-    """
-
-    text: int
-    tokens: Tensor
-    prompt_length: int
-    spans: tuple[Span, ...]
 
 
 class _Piece(NamedTuple):
@@ -203,7 +175,7 @@ class _Scoring:
     denoiser: Denoiser
     rules: BlockRules
     options: LikelihoodOptions
-    branches: Sequence[_Branch]
+    branches: Sequence[Branch]
 
     def scores(self, *, check_greedy: bool) -> list[list[tuple[Estimate, bool]]]:
         """Estimate of each span of each branch, and whether greedy decoding gives it."""
@@ -308,7 +280,7 @@ class _Scoring:
         ]
 
     def _note(
-        self, found: dict[int, tuple[float, int]], branch: _Branch, rows: Tensor, logits: Tensor
+        self, found: dict[int, tuple[float, int]], branch: Branch, rows: Tensor, logits: Tensor
     ) -> None:
         """Keeps what finished rows say of the tokens behind them."""
         truths = branch.tokens[rows + 1].to(logits.device)[:, None]
@@ -335,12 +307,12 @@ class _Scoring:
             start = piece.start + piece.is_read_before
             # Where a block begins that all branches of a text begin with, they share its masks.
             is_shared = piece.block <= self.rules.first_block(branch.prompt_length)
-            address = [branch.text, _SHARED if is_shared else piece.branch, piece.block]
+            address = [branch.text, SHARED if is_shared else piece.branch, piece.block]
             known = branch.tokens[piece.block : start]
             target = branch.tokens[start : piece.end]
             pairs.append((torch.cat([torch.tensor(address), known]), target))
             drawn.append(TargetMasks.made(len(target), self.options, piece.seed))
-        at_work = _AtWork(reader, self.rules, self.branches, slots, self.denoiser.mask_token_id)
+        at_work = AtWork(reader, self.rules, self.branches, slots, self.denoiser.mask_token_id)
         scores, matches = read_masks(
             at_work,
             pairs,
@@ -349,54 +321,3 @@ class _Scoring:
             check_greedy=check_greedy,
         )
         return [one.elbo(score) for one, score in zip(drawn, scores, strict=True)], matches
-
-
-@dataclass(frozen=True)
-class _AtWork:
-    """Blocks at work as `read_masks` takes sequences: an address, then the tokens of the block.
-
-    The address is the text, the branch (`_SHARED`: any of the text) and where the block begins.
-    """
-
-    reader: BlockReader
-    rules: BlockRules
-    branches: Sequence[_Branch]
-    slots: Sequence[tuple[range, ...]]
-    mask_token_id: int
-    cfg_scale: float = 0.0
-
-    def logits(
-        self,
-        sequences: Sequence[Tensor],
-        positions: Sequence[Tensor],
-        prompt_lengths: Sequence[int],
-    ) -> Tensor:
-        """See `MaskReader`."""
-        parts = [self._part(*pair) for pair in zip(sequences, positions, strict=True)]
-        # Parts of one text follow each other in a pass.
-        order = sorted(range(len(parts)), key=lambda i: parts[i].text)
-        found = self.reader.logits([parts[i] for i in order])
-        by_part = dict(zip(order, found.split([len(parts[i].rows) for i in order]), strict=True))
-        return torch.cat([by_part[i] for i in range(len(parts))])
-
-    def _part(self, sequence: Tensor, positions: Tensor) -> Part:
-        text, number, block = sequence[:_ADDRESS].tolist()
-        if number == _SHARED:
-            number = next(i for i, branch in enumerate(self.branches) if branch.text == text)
-        tokens = sequence[_ADDRESS:]
-        ids = torch.full((self.rules.block_length,), self.mask_token_id)
-        ids[: len(tokens)] = tokens
-        rows = read_at(positions - _ADDRESS, self.rules).clamp_min(0)
-        numbers = torch.zeros(len(ids), dtype=torch.int64)
-        return Part(text, ids, block, _first(self.slots[number], block), numbers, rows, keep=False)
-
-
-def _first(slots: tuple[range, ...], count: int) -> tuple[range, ...]:
-    """The first so many of some slots."""
-    taken = []
-    for some in slots:
-        if count <= 0:
-            break
-        taken.append(some[:count])
-        count -= len(some)
-    return tuple(taken)

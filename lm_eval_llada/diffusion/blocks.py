@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,11 +20,60 @@ from torch import Tensor
 from lm_eval_llada.diffusion.block_reader import BlockReader, Clean
 from lm_eval_llada.diffusion.block_rules import BlockRules
 from lm_eval_llada.diffusion.choices import choose_tokens, most_confident, num_transfer_tokens
-from lm_eval_llada.diffusion.denoiser import Part
+from lm_eval_llada.diffusion.denoiser import Denoiser, Part
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions
 
-if TYPE_CHECKING:  # these call what is here
-    from lm_eval_llada.diffusion.sampler import Decoder, Text
+
+class Text(Protocol):
+    """What is asked of a text here, see `sampler.Text`."""
+
+    tokens: Tensor
+    prompt_length: int
+    mask_token_id: int
+    has_ended: bool
+
+    def reveal(self, positions: Tensor, tokens: Tensor) -> None:
+        """Decides tokens."""
+        ...
+
+
+AnyText = TypeVar("AnyText", bound=Text)
+_TextOf = TypeVar("_TextOf", bound=Text, contravariant=True)
+
+
+class Decoder(Protocol[_TextOf]):
+    """What is asked of one that chooses tokens, see `sampler.Decoder`."""
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The model."""
+        ...
+
+    @property
+    def options(self) -> SamplingOptions:
+        """How to decode."""
+        ...
+
+    @property
+    def forbidden(self) -> list[int]:
+        """Tokens never to be chosen."""
+        ...
+
+    def candidates(
+        self, texts: Sequence[_TextOf], positions: list[Tensor], share: float | None
+    ) -> list[Tensor]:
+        """The positions that a step can reveal, of those still masked."""
+        ...
+
+    def choose(
+        self, texts: Sequence[_TextOf], logits: Tensor, sizes: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The token of each row and how sure it is."""
+        ...
+
+    def revealed(self, text: _TextOf, sure: Tensor, share: float | None) -> Tensor:
+        """Which of the candidates to reveal."""
+        ...
 
 
 def check_blocks(options: SamplingOptions, rules: BlockRules | None) -> None:
@@ -70,7 +119,7 @@ def check_blocks(options: SamplingOptions, rules: BlockRules | None) -> None:
         )
 
 
-def decode_blocks(decoder: Decoder, texts: Sequence[Text], rules: BlockRules) -> None:
+def decode_blocks(decoder: Decoder[AnyText], texts: Sequence[AnyText], rules: BlockRules) -> None:
     """Decides all tokens of the texts, as far as they will be used.
 
     Every text goes at its own pace: in one pass some read a block at work and others a finished
@@ -114,7 +163,7 @@ def decode_blocks(decoder: Decoder, texts: Sequence[Text], rules: BlockRules) ->
 
 
 @dataclass
-class _Working:
+class _Working(Generic[AnyText]):
     """A text and the block of it that is at work.
 
     Attributes:
@@ -127,9 +176,9 @@ class _Working:
     """
 
     index: int
-    text: Text
+    text: AnyText
     rules: BlockRules
-    decoder: Decoder
+    decoder: Decoder[AnyText]
     start: int = 0
     candidates: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     _step: int = 0
