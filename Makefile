@@ -51,7 +51,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.speed --output benchmarks/results/speed.jsonl
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) -rs
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m 'slow and not gpu'

@@ -1,4 +1,4 @@
-"""The command ``plot``: perplexity curves of one or more files as one picture, PNG and SVG.
+"""The command ``plot``: perplexity curves of one or more files as one picture: PNG, SVG and PDF.
 
     lm-eval-llada plot results/tiny-llada.jsonl results/tiny-llama.jsonl --output curves.png
 
@@ -17,7 +17,7 @@ from lm_eval_llada.report.curve_picture import KINDS, UNITS, draw_curves
 from lm_eval_llada.report.curves import read_curves
 from lm_eval_llada.report.figures import new_figure, save_figure
 
-_SUFFIXES = (".png", ".svg")
+_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(namespace: argparse.Namespace) -> None:
     target: Path = namespace.output
     if target.suffix not in ("", *_SUFFIXES):
-        raise ValueError(f"--output must end in .png or .svg; got {str(target)!r}.")
+        raise ValueError(f"--output must end in .png, .svg or .pdf; got {str(target)!r}.")
     for path in namespace.files:
         if not path.is_file():
             raise ValueError(

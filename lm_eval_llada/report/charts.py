@@ -134,6 +134,7 @@ def draw_bars(names: Sequence[str], runs: Sequence[tuple[str, Sequence[float | N
     axes.set_xlim(0, 100)
     axes.set_xlabel("score (0-100)", fontsize=9)
     axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     _finish(figure, title, [axes])
     return figure
