@@ -20,6 +20,7 @@ from lm_eval_llada.engine.keys import plain_settings
 from lm_eval_llada.errors import nearest, real_from, unknown_choice, whole_from
 from lm_eval_llada.modeling.loading import DTYPES, check_quantization
 from lm_eval_llada.modeling.model import check_attention
+from lm_eval_llada.modeling.packed import KERNELS
 from lm_eval_llada.rope import EXTRA_KEYS, RopeChoice
 
 TRUNCATION = ("middle", "left", "error")
@@ -41,6 +42,8 @@ class LoadingOptions:
         tp: Number of ranks that share each layer; needs torchrun. A multiple of it holds several
             copies of the model, which share the requests.
         quantization: Weights in `8bit` or `4bit` by bitsandbytes; changes the numbers a little.
+        kernels: `packed` keeps weights in the order in which a CPU's kernels read them, in float32;
+            faster, and the last bits of numbers change.
 
     Raises:
         ValueError: If a value is not one of those allowed or two of them contradict each other.
@@ -56,8 +59,17 @@ class LoadingOptions:
     device_map: str | None = None
     tp: int | None = None
     quantization: str = "none"
+    kernels: str = field(default="default", metadata={"later": True})
 
     def __post_init__(self) -> None:  # noqa: D105
+        if self.kernels not in KERNELS:
+            raise unknown_choice("kernels", self.kernels, KERNELS)
+        for name in ("device_map", "tp", "quantization") if self.kernels == "packed" else ():
+            if (value := getattr(self, name)) not in (None, "none"):
+                raise ValueError(
+                    f"kernels=packed runs a whole model on a CPU, without {name}={value}; drop one "
+                    "of them."
+                )
         if self.dtype not in DTYPES:
             raise unknown_choice("dtype", self.dtype, DTYPES)
         check_attention(self.attn_implementation)

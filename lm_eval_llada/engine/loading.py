@@ -22,6 +22,7 @@ from lm_eval_llada.modeling import (
     load_config,
     load_model,
 )
+from lm_eval_llada.modeling.packed import pack_weights
 from lm_eval_llada.modeling.weights import check_weights
 from lm_eval_llada.rope import ResolvedRope
 
@@ -130,7 +131,7 @@ def load_weights(checkpoint: Checkpoint, device: torch.device) -> LLaDAForMasked
     loading = checkpoint.arguments.loading
     is_whole = loading.device_map is None and loading.tp is None
     bound_kernel_caches()
-    return load_model(
+    model = load_model(
         loading.pretrained,
         config=checkpoint.config,
         dtype=loading.dtype,
@@ -142,3 +143,6 @@ def load_weights(checkpoint: Checkpoint, device: torch.device) -> LLaDAForMasked
         quantization=loading.quantization,
         max_memory=None if loading.device_map is None else own_gpu_memory(),
     )
+    if loading.kernels == "packed":
+        pack_weights(model)
+    return model
