@@ -18,6 +18,7 @@ Each case is a line of JSON, written at once, in the place of an older one.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -47,6 +48,7 @@ from lm_eval_llada.modeling import (
     load_model,
 )
 from lm_eval_llada.modeling.cost import cache_bytes
+from lm_eval_llada.modeling.packed import pack_weights
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
 
@@ -201,6 +203,30 @@ def growth_case(repeats: int) -> Row:
     return {"rows": rows, "exponent_4k_to_32k": exponent, "target": 1.15}
 
 
+def kernels_case(repeats: int) -> Row:
+    """Packed weights against plain ones on P: the exact mode, and steps under `cache=dual`."""
+    plain = random_model("P")
+    packed = copy.deepcopy(plain)
+    pack_weights(packed)
+    prompts, rows = random_prompts(plain, [512]), {}
+    for name, settings in (("exact", {"gen_length": 16}), ("dual", {"gen_length": 64})):
+        cache = {} if name == "exact" else {"cache": "dual"}
+        sides = {
+            kind: partial(texts_of, model, prompts, **settings, **cache)
+            for kind, model in (("plain", plain), ("packed", packed))
+        }
+        for run in sides.values():
+            run()
+        seconds, texts = timed(sides, repeats)
+        pairs = zip(texts["plain"][0], texts["packed"][0], strict=True)
+        rows[name] = {
+            "seconds": seconds,
+            "speed_up": seconds["plain"] / seconds["packed"],
+            "equal_tokens": sum(one == other for one, other in pairs) / settings["gen_length"],
+        }
+    return {"rows": rows}
+
+
 _MEMORY_SIDES: dict[str, dict[str, Any]] = {
     "prefix": PREFIX,
     "prompt": LEAN,
@@ -234,6 +260,7 @@ CASES: dict[str, Callable[..., Row]] = {
     "needles_4k_blocks": partial(needle_case, distractors=0, gen_length=32, num_blocks=4, target=3),
     "growth": growth_case,
     "memory_8k": memory_case,
+    "kernels": kernels_case,
     "likelihood_2000": partial(likelihood_case, num_questions=200),
 }
 

@@ -26,6 +26,7 @@ from lm_eval_llada.modeling import (
     load_model,
 )
 from lm_eval_llada.modeling.attention_choice import with_attention
+from lm_eval_llada.modeling.packed import pack_weights
 from lm_eval_llada.modeling.weights import check_weights
 from lm_eval_llada.rope import ResolvedRope
 
@@ -161,6 +162,8 @@ def load_weights(checkpoint: Checkpoint, device: torch.device) -> LLaDAForMasked
     )
     if loading.peft is not None:
         merge_adapter(model, loading.peft, _naming(checkpoint.config))
+    if loading.kernels == "packed":
+        pack_weights(model)
     return model
 
 
