@@ -54,6 +54,8 @@ DEBUG = "LM_EVAL_LLADA_DEBUG"
 """Environment variable; 1 shows the traceback of an error."""
 
 _COMMANDS = (rope, report, plan, verify, prefetch, curve, plot, posttrain, new_task, demo)
+# Commands that go on where they were stopped; they watch for signals once they have begun.
+_GOING_ON = ("run", "curve", "posttrain")
 # Messages of the harness that every run of our tasks would cause, and that ask nothing of the user.
 _EXPECTED_MESSAGES = ("Custom kwargs can be passed to", "overrides existing task from")
 
@@ -140,6 +142,8 @@ def run(arguments: Sequence[str]) -> None:
         logging.getLogger(name).addFilter(_is_unexpected)
     command_line = CommandLine()
     namespace = command_line.parse(arguments)
+    if getattr(namespace, "command", None) not in _GOING_ON:
+        preemption.leave_start()
     # Lives as long as the run: the harness reads task files when it builds the tasks.
     with tempfile.TemporaryDirectory(prefix="lm_eval_llada_") as folder:
         if getattr(namespace, "command", None) in ("run", "plan"):

@@ -41,6 +41,31 @@ def watch() -> None:
         signal.signal(number, _note)
 
 
+def watch_start() -> None:
+    """Until `watch`, have both signals end the process in one sentence; for the main thread.
+
+    Libraries take seconds to import, and an interrupt inside of one ends in a trace or an abort.
+    Nothing has begun by then that could be lost.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _end)
+
+
+def leave_start() -> None:
+    """End what `watch_start` began, for commands with nothing to go on with."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    number = signal.Signals(signum)
+    if os.environ.get("RANK", "0") == "0":
+        line = f"\nlm-eval-llada: stopped by {_word(number)} before anything began.\n"
+        os.write(2, line.encode())
+    os._exit(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
+
+
 def _forget() -> None:
     """Lets SIGTERM end a process that is about to be forked, wherever it is stuck from then on.
 

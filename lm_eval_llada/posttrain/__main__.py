@@ -97,4 +97,5 @@ def _plan(options: PosttrainOptions, namespace: argparse.Namespace) -> list[str]
 
 
 if __name__ == "__main__":
+    preemption.watch_start()
     sys.exit(main())

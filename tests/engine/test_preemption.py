@@ -44,6 +44,31 @@ def start(mode: str, **environment: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_during_the_imports_ends_in_a_sentence(number, code) -> None:
+    late = (
+        "import builtins, time\n"
+        "real = builtins.__import__\n"
+        "def slow(name, *rest):\n"
+        "    if name == 'lm_eval_llada.cli.main':\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    return real(name, *rest)\n"
+        "import lm_eval_llada.__main__ as command\n"
+        "builtins.__import__ = slow\n"
+        "command.main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", late], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    word = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert err.strip() == f"lm-eval-llada: stopped by {word} before anything began."
+
+
 @pytest.mark.parametrize(
     ("number", "word"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
 )
