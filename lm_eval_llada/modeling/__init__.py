@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
+from lm_eval_llada.modeling.block_cache import BlockCache
 from lm_eval_llada.modeling.cache import KeyValueCache
 from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
 from lm_eval_llada.modeling.known_shapes import find_config
@@ -16,6 +17,7 @@ from lm_eval_llada.modeling.model import (
 
 __all__ = [
     "ATTENTION_IMPLEMENTATIONS",
+    "BlockCache",
     "KeyValueCache",
     "LLaDAConfig",
     "LLaDAForMaskedLM",
