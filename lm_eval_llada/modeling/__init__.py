@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lm_eval_llada.modeling.block_cache import BlockCache
     from lm_eval_llada.modeling.cache import KeyValueCache
     from lm_eval_llada.modeling.configuration import LLaDAConfig, apply_rope
     from lm_eval_llada.modeling.known_shapes import find_config
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTENTION_IMPLEMENTATIONS",
+    "BlockCache",
     "KeyValueCache",
     "LLaDAConfig",
     "LLaDAForMaskedLM",
@@ -37,6 +39,7 @@ __all__ = [
 
 _MODULE_OF = {
     "ATTENTION_IMPLEMENTATIONS": "model",
+    "BlockCache": "block_cache",
     "KeyValueCache": "cache",
     "LLaDAConfig": "configuration",
     "LLaDAForMaskedLM": "model",
