@@ -6,7 +6,7 @@ The folders are the user's clones; nothing of them is in this package. Fast-dLLM
 Both loops run Fast-dLLM's copy of LLaDA's model where there is one, else ours, with the weights of
 the random model P. Sides take turns (A B A B) in this process, one text at a time; time is CPU
 seconds on one thread. Peak memory is what a fresh process adds to its resident set beyond the
-weights, in a text of a single step a block.
+weights, in a text of two steps a block.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
 from lm_eval_llada.modeling import LLaDAForMaskedLM, as_denoiser
 
 GEN_LENGTH, BLOCK_LENGTH = 64, 32
+_BRIEF_STEPS = 2 * GEN_LENGTH // BLOCK_LENGTH
 OUTPUT = Path(__file__).resolve().parent / "results" / "speed_peers.jsonl"
 _OURS: dict[str, dict[str, Any]] = {
     "ours, exact": {},
@@ -59,8 +60,8 @@ def run_peers(arguments: argparse.Namespace) -> None:
     if arguments.peer_peak:
         name, _, length = arguments.peer_peak.partition(":")
         (prompt,) = random_prompts(random_model("P"), [int(length)])
-        sides[name](prompt[:8], GEN_LENGTH // BLOCK_LENGTH)  # reads the weights, loads kernels
-        print(peak_growth(lambda: sides[name](prompt, GEN_LENGTH // BLOCK_LENGTH)))
+        sides[name](prompt[:8], _BRIEF_STEPS)  # reads the weights, loads kernels
+        print(peak_growth(lambda: sides[name](prompt, _BRIEF_STEPS)))
         return
     for length in arguments.lengths:
         row = _measured(sides, length, arguments)
@@ -101,6 +102,7 @@ def _measured(sides: dict[str, Run], length: int, arguments: argparse.Namespace)
             start = time.process_time()
             texts[name] = run(prompt, GEN_LENGTH)
             seconds[name].append(time.process_time() - start)
+            print(length, name, seconds[name][-1], file=sys.stderr, flush=True)
     script = Path(__file__).parent / "speed.py"
     peaks = {
         name: peak_apart(script, [*_folders(arguments), "--peer_peak", f"{name}:{length}"])
