@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lm_eval_llada.diffusion.block_reader import BlockReader
 from lm_eval_llada.diffusion.block_rules import BlockRules
-from lm_eval_llada.diffusion.blocks import read_at
+from lm_eval_llada.diffusion.block_work import read_at
 from lm_eval_llada.diffusion.denoiser import Part
 
 SHARED = -1

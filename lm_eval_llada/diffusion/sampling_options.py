@@ -65,6 +65,10 @@ class SamplingOptions:
             together; 1 = all.
         top_k: and from this many tokens at most; 0 = all.
         generation: `ar` has a model that can do both predict the next token, one after the other.
+        editing_threshold: replace tokens of the block at work by others that have become likelier
+            than this, until nothing changes, as LLaDA2.1 does; None = off. For models that are
+            causal between blocks. A step then reveals the tokens above `threshold`, and the
+            likeliest in any case; `steps` plays no part.
         prompt_chunk: where `cache=prompt` reads the prompt, its tokens attend to their own chunk of
             this many tokens, the chunks beside it and the first tokens of all; its last tokens and
             those to be generated attend to everything. That is linear in the prompt. None lets
@@ -96,6 +100,7 @@ class SamplingOptions:
     top_p: float = field(default=1.0, metadata=_LATER)
     top_k: int = field(default=0, metadata=_LATER)
     generation: str = field(default="diffusion", metadata=_LATER)
+    editing_threshold: float | None = field(default=None, metadata=_LATER)
     prompt_chunk: int | None = field(default=None, metadata=_LATER)
     keep: float | None = field(default=None, metadata=_LATER)
     prompt_refresh: int | None = field(default=None, metadata=_LATER)
@@ -119,7 +124,20 @@ class SamplingOptions:
             raise unknown_choice("generation", self.generation, GENERATIONS)
         self._check_approximations()
         self._check_prompt_cache()
+        self._check_editing()
         self._check_dream()
+
+    def _check_editing(self) -> None:
+        if self.editing_threshold is None:
+            return
+        require_number("editing_threshold", self.editing_threshold, 0)
+        for name, neutral in (("temperature", 0.0), ("factor", None), ("remasking", REMASKING[0])):
+            if (value := getattr(self, name)) != neutral:
+                raise ValueError(
+                    f"{name}={value} cannot be combined with "
+                    f"editing_threshold={self.editing_threshold}, which asks for the likeliest "
+                    "tokens; drop one of them."
+                )
 
     def _check_dream(self) -> None:
         if self.alg not in ALGS:
@@ -219,6 +237,7 @@ class SamplingOptions:
             "refresh_every": self.refresh_every,
             "threshold": self.threshold,
             "factor": self.factor,
+            "editing_threshold": self.editing_threshold,
             "prompt_chunk": self.prompt_chunk,
             "keep": self.keep,
             "prompt_refresh": self.prompt_refresh,

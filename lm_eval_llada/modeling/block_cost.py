@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lm_eval_llada.diffusion.block_editing import MOST_ROUNDS
 from lm_eval_llada.diffusion.block_likelihood import likelihood_rules
 from lm_eval_llada.diffusion.block_reader import TOKENS_OF_A_TEXT
 from lm_eval_llada.diffusion.block_rules import BlockRules
-from lm_eval_llada.diffusion.blocks import step_counts
+from lm_eval_llada.diffusion.block_work import step_counts
 from lm_eval_llada.diffusion.estimates import LikelihoodOptions
 from lm_eval_llada.diffusion.sampling_options import SamplingOptions
 from lm_eval_llada.modeling.configuration import LLaDAConfig
@@ -46,10 +47,14 @@ def text_work(config: LLaDAConfig, prompt_length: int, options: SamplingOptions)
             num_masked -= 1
         counts = step_counts(rules, options, start, prompt_length, num_masked)
         # Where probabilities decide, the slowest case is one token a step.
-        for count in [1] * num_masked if options.is_parallel else counts:
+        if options.is_parallel or options.editing_threshold is not None:
+            counts = [1] * num_masked
+        for count in counts:
             if num_masked > 0:
                 total += pass_work(config, size, num_masked, num_keys=start + size)
                 num_masked -= count
+        if options.editing_threshold is not None:
+            total += pass_work(config, size, size, num_keys=start + size) * MOST_ROUNDS
         start += size
         if start < length:
             total += pass_work(config, size, int(reads_before), num_keys=start)

@@ -34,6 +34,11 @@ OPTIONS = {
     "threshold_and_steps": {"threshold": 0.3, "steps": 4},
     "temperature": {"temperature": 0.8},
 }
+EDITING = {
+    "one_a_step": {"editing_threshold": 0.05},
+    "threshold": {"editing_threshold": 0.1, "threshold": 0.2},
+    "nothing_is_likely_enough": {"editing_threshold": 0.9999, "threshold": 0.3},
+}
 
 
 def prompts() -> list[torch.Tensor]:
@@ -136,3 +141,37 @@ def test_a_causal_mode_is_for_models_that_have_one():
     options = SamplingOptions(gen_length=4, generation="ar", threshold=0.9)
     with pytest.raises(ValueError, match="generation=ar takes the tokens one after the other"):
         generate(causal, [tokens(5)], options)
+
+
+@pytest.mark.parametrize("options", EDITING)
+@pytest.mark.parametrize("rules", ["start", "prompt", "quota", "longer_than_the_text"])
+def test_edited_texts_are_those_of_the_loop_without_a_cache_in_any_company(rules, options):
+    chosen = SamplingOptions(gen_length=10, **EDITING[options])
+    model, denoiser = model_and_denoiser(RULES[rules])
+    expected = [
+        plain_block_generate(model, RULES[rules], prompt, chosen, MASK) for prompt in prompts()
+    ]
+    for size in (1, 8):
+        texts = []
+        for first in range(0, len(LENGTHS), size):
+            texts += generate(denoiser, prompts()[first : first + size], chosen)
+        assert [text.tolist() for text in texts] == expected
+    if options == "nothing_is_likely_enough":
+        assert expected == [
+            plain_block_generate(
+                model, BlockRules(RULES[rules].block_length, grid=RULES[rules].grid), prompt,
+                SamplingOptions(gen_length=10, threshold=0.3), MASK,
+            )
+            for prompt in prompts()
+        ]  # fmt: skip
+
+
+def test_editing_needs_blocks_that_are_read_at_their_own_rows():
+    options = SamplingOptions(gen_length=4, editing_threshold=0.5)
+    _, denoiser = model_and_denoiser(RULES["previous"])
+    with pytest.raises(ValueError, match="this model decides its tokens once"):
+        generate(denoiser, prompts()[:1], options)
+    with pytest.raises(ValueError, match="this model decides its tokens once"):
+        generate(as_denoiser(make_model(), mask_token_id=MASK), prompts()[:1], options)
+    with pytest.raises(ValueError, match="temperature=0.5 cannot be combined"):
+        SamplingOptions(editing_threshold=0.5, temperature=0.5)

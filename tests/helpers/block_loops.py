@@ -80,6 +80,10 @@ def plain_block_generate(
             row = whole_logits(model, rules, x[:start], first, None)[-1:]
             draw = options.temperature if rules.first_token == "causal" else 0.0
             x[start] = choose(row, mask_token_id, draw, source)[0][0]
+        if options.editing_threshold is not None:
+            edit_block(model, rules, x, inside, first, start, end, options, mask_token_id)
+            start = end
+            continue
         left = [p for p in inside if x[p] == mask_token_id]
         if rules.reveal == "quota":
             parts, size = rules.block_length, rules.block_length
@@ -107,6 +111,40 @@ def plain_block_generate(
             step += 1
         start = end
     return x[first:last].tolist()
+
+
+def edit_block(
+    model: LLaDAForMaskedLM,
+    rules: BlockRules,
+    x: Tensor,
+    inside: range,
+    first: int,
+    start: int,
+    end: int,
+    options: SamplingOptions,
+    mask_token_id: int,
+) -> None:
+    """Reveals and replaces the generated tokens of one block, in place."""
+    rounds = 0
+    while rounds < 16:
+        rows = whole_logits(model, rules, x[:end], first, start)[list(inside)]
+        tokens, sure = choose(rows, mask_token_id, 0.0, torch.Generator())
+        found = dict(zip(inside, zip(tokens, sure, strict=True), strict=True))
+        masked = [p for p in inside if x[p] == mask_token_id]
+        placed = [p for p in inside if x[p] != mask_token_id]
+        edited = [
+            p
+            for p in placed
+            if found[p][0] != x[p] and found[p][1] > (options.editing_threshold or 0)
+        ]
+        best = max(masked, key=lambda p: found[p][1], default=None)
+        above = [p for p in masked if options.threshold and found[p][1] > options.threshold]
+        for p in {*above, *edited, *([] if best is None else [best])}:
+            x[p] = found[p][0]
+        if not masked:
+            rounds += 1
+            if not edited:
+                return
 
 
 def choose(
