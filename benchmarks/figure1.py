@@ -43,13 +43,9 @@ if TYPE_CHECKING:
 
 NEEDLE_MULTIPLES = (2, 4)
 # Of colours and dashes as in the curves: a model has one colour on both sides.
-_COLOURS = {"diffusion": "#0072B2", "block": "#009E73", "causal": "#D55E00"}
-_ROLES = {
-    "diffusion": "diffusion",
-    "block": "diffusion, causal between blocks",
-    "causal": "causal",
-}
-_MODELS = {"diffusion": "llada", "block": "llada", "causal": "hf_rope"}
+_COLOURS = {"diffusion": "#0072B2", "causal": "#D55E00", "block": "#009E73"}
+_ROLES = {"diffusion": "diffusion", "causal": "causal", "block": "block-causal"}
+_MODELS = {"diffusion": "llada", "causal": "hf_rope", "block": "llada"}
 _STYLES = (("-", "o"), ("--", "^"))
 _CHUNK_LENGTH = 64
 _MEASURES = {"around": "around a length", "up_to": "of all text up to a length"}
@@ -105,8 +101,8 @@ def measure_curves(options: FigureOptions, train_length: int) -> list[Series]:
     """Measure or complete the curves, and read them: bounds, the causal model's, DUEL."""
     wanted = [
         ("elbo", "diffusion", options.points),
-        ("elbo", "block", options.points),
         ("causal", "causal", options.points),
+        ("elbo", "block", options.points),
         ("duel", "diffusion", options.duel_points),
     ]
     result = []
