@@ -68,9 +68,8 @@ class LLaDALM(TemplateLM):
         # Ranks that share each layer act as one process.
         self._ranks = join_ranks(loading.tp)
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
-        place = place_of_process()
-        self._is_shown = place.rank == 0
-        for line in self._checkpoint.notes if self._is_shown else ():
+        place = self._place = place_of_process()
+        for line in self._checkpoint.notes if place.rank == 0 else ():
             _logger.warning(line)
         self._device = choose_device(
             loading.device, local_rank=place.local_rank, world_size=self._world_size
@@ -116,7 +115,7 @@ class LLaDALM(TemplateLM):
         if folder is not None:
             # Ranks that share each layer all keep all answers. They read the same ones: none of
             # them can finish, and save, a batch before all have come to it.
-            place = place_of_process()
+            place = self._place = place_of_process()
             store = AnswerStore(folder, place.rank, place.world_size)
         return Dispatcher(self._ranks, store, self._answering, self._finished, self._progress)
 
@@ -262,7 +261,7 @@ class LLaDALM(TemplateLM):
         return left_out.fitted(request, prompt, num_reserved, options, self._log, self.left_out)
 
     def _progress(self, kind: str, total: int) -> Progress:
-        shown = self._is_shown and not self._disable_tqdm
+        shown = self._place.rank == 0 and not self._disable_tqdm
         return Progress(total, f"llada {kind}", shown=shown)
 
     def _count_work(self) -> None:
@@ -373,9 +372,9 @@ class LLaDALM(TemplateLM):
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into the results' `config`; says which tasks were truncated."""
         log, requests = merge_logs(self._logs), self.arguments.requests
-        loading = self.arguments.loading
         for line in log.truncation_lines(requests.truncation, requests.max_length):
             _logger.warning(line)
+        loading = self.arguments.loading
         info: dict[str, Any] = {"model_revision": loading.revision}
         if "runner" in self.__dict__:
             model = self.runner.model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -72,8 +71,13 @@ def _quick() -> Iterator[None]:
     """No proxy, and no listing of the harness' own tasks, thousands of files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "*")
-        own = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
-        patch.setattr(lm_eval.tasks, "TaskManager", own)
+        whole = lm_eval.tasks.TaskManager
+
+        class Own(whole):  # type: ignore[misc, valid-type]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **{"include_defaults": False, **kwargs})
+
+        patch.setattr(lm_eval.tasks, "TaskManager", Own)
         yield
 
 

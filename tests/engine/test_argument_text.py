@@ -15,7 +15,8 @@ from lm_eval_llada.harness.llada import LLaDALM
 
 TEXTS = ("pretrained", "tokenizer", "revision", "dtype", "device", "attn_implementation",
          "device_map", "quantization", "truncation", "answers_dir", "data_dir", "length_unit",
-         "peft", "remasking", "alg", "cache", "likelihood", "rope_method")  # fmt: skip
+         "attention", "peft", "kernels", "remasking", "alg", "cache", "cache_dtype", "generation",
+         "likelihood", "likelihood_cache", "rope_method")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -26,7 +26,7 @@ def plan_of(folder: Path, *arguments: str) -> str:
 
 def peak_of(text: str, cache: str) -> float:
     """Peak gigabytes of a row of the table of caches."""
-    return float(next(line.split() for line in text.splitlines() if line.split()[:1] == [cache])[3])
+    return float(next(line.split() for line in text.splitlines() if line.split()[:1] == [cache])[4])
 
 
 # Layers x (keys and values) x heads x dimensions x bytes, and the parameters that the cards name.

@@ -304,7 +304,7 @@ def test_without_matplotlib_the_tables_are_written_and_it_is_said(
     write(tmp_path / "runs", results({"niah_512": niah(512, float)}))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = ReportOptions((tmp_path / "runs",), output=tmp_path / "report")
-    assert "and no picture. Pictures need matplotlib" in write_report(options)
+    assert "and no picture. A picture needs matplotlib" in write_report(options)
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         *("report.md", "report.html", "scores.csv")
     }
