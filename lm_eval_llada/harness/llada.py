@@ -115,7 +115,7 @@ class LLaDALM(TemplateLM):
         if folder is not None:
             # Ranks that share each layer all keep all answers. They read the same ones: none of
             # them can finish, and save, a batch before all have come to it.
-            place = self._place = place_of_process()
+            place = self._place
             store = AnswerStore(folder, place.rank, place.world_size)
         return Dispatcher(self._ranks, store, self._answering, self._finished, self._progress)
 
