@@ -4,13 +4,13 @@
     python -m benchmarks.endurance.signals --kinds run --kills 3
 
 Each command runs whole once. Then, for each way of ending it, the same command starts again and
-again in one folder and is told to stop, one time in five while it starts and otherwise after some
-new work and a random part of a second, until `--kills` were; where it comes to its end, a new folder begins.
-Every end has to have the code 75 or 130 and to say one sentence on stderr and nothing else that the
-whole run did not say (a Ctrl-C is acknowledged by a line before it); work on disk never shrinks,
-and after 75 what was noted is there; every finished folder holds what the whole run gave, texts,
-scores and weights to the bit. A table comes first, one JSON line last; the exit code is 1 where
-something of this does not hold.
+again in one folder and is told to stop until `--kills` processes were: one time in five while it
+starts, otherwise after some new work and a random part of a second. Where it comes to its end, a
+new folder begins. Every process has to end with 75 or 130 and to say one sentence on stderr, and
+nothing else that the whole run did not say (a Ctrl-C is acknowledged by a line before it); work on
+disk never shrinks; and every finished folder holds what the whole run gave: texts, scores and
+weights to the bit. A table comes first, one JSON line last; the exit code is 1 where something of
+this does not hold.
 """
 
 from __future__ import annotations
