@@ -96,6 +96,7 @@ class Curve(Subject):
     def command(self, output: Path) -> list[str]:  # noqa: D102
         return [
             *("curve", "--text", "heldout", "--context", "1024", "--mc_num", "4"),
+            *("--estimator", "elbo", "masked_mean"),
             *("--model_args", "pretrained=tiny-llada,device=cpu"),
             *("--output", str(output / "curve.jsonl")),
         ]
