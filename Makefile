@@ -74,7 +74,7 @@ test-floors: constraints.txt constraints-floors.txt
 # The tested versions are those of 3.11; other interpreters take the newest ones.
 test-pythons:
 	@for version in $(PYTHONS); do \
-	    if command -v python$$version >/dev/null; then \
+	    if python$$version -c '' 2>/dev/null; then \
 	        echo "Python $$version:"; \
 	        $(MAKE) --no-print-directory PYTHON=python$$version VENV=$(VENV)-$$version \
 	            CONSTRAINTS=/dev/null test || exit 1; \

@@ -31,9 +31,11 @@ def model_args_of(namespace: argparse.Namespace) -> dict[str, Any]:
     return {"pretrained": DEFAULT_CHECKPOINT, **(namespace.model_args or {})}
 
 
-def refusal(words: list[str]) -> str:
-    """What to say of words on the command line that no command knows."""
+def refusal(words: list[str], command: str | None = None) -> str:
+    """What to say of words on the command line that its command does not know."""
     text = f"unrecognized arguments: {' '.join(words)}"
     if any("pretrained" in word for word in words):
         text += ". A checkpoint is named as in a run: --model_args pretrained=<name>"
+    if command == "prefetch" and "--tasks" in words:
+        text += ". Tasks go first and by themselves: prefetch niah,ruler_16k --model_args ..."
     return text

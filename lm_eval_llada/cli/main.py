@@ -92,7 +92,7 @@ class CommandLine(HarnessCLI):
             arguments = ["run", *arguments]
         namespace, rest = self._parser.parse_known_args(arguments)
         if rest:
-            self._parser.error(refusal(rest))
+            self._parser.error(refusal(rest, getattr(namespace, "command", None)))
         return namespace
 
 

@@ -11,6 +11,7 @@ which reaches them too, they leave to the run, which would wait for the work the
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -89,6 +90,21 @@ def _remember() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(before=_forget, after_in_parent=_remember)
+
+
+def _leave() -> None:
+    """Lets no signal end a watched process any more, as its work is done and its code is settled.
+
+    The interpreter sets handlers back on its last way, and a signal then would end the process as
+    if nobody watched, by a code that says that the work is lost.
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _note:
+            signal.signal(number, signal.SIG_IGN)
+
+
+# Runs last of all that is registered: a second signal still ends whatever hangs before it.
+atexit.register(_leave)
 
 
 def was_told() -> bool:

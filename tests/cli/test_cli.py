@@ -142,6 +142,13 @@ def test_another_spelling_of_a_checkpoint_is_told_the_right_one(
     assert "named as in a run: --model_args pretrained=" in capsys.readouterr().err
 
 
+def test_tasks_of_prefetch_as_of_a_run_are_told_their_place(monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "prefetch", "--tasks", "niah_tiny")
+    assert stop.value.code == 2
+    assert "by themselves: prefetch niah,ruler_16k" in capsys.readouterr().err
+
+
 def test_rope_takes_the_model_args_of_a_run(monkeypatch, capsys, random_checkpoint) -> None:
     name = f"pretrained={random_checkpoint}"
     assert call(monkeypatch, "rope", "--model_args", name, "--target_length", "1024") == 0

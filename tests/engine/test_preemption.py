@@ -94,6 +94,25 @@ def test_a_second_signal_ends_at_once(number: signal.Signals, code: int) -> None
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("code", [0, preemption.EXIT_CODE])
+def test_a_signal_on_the_last_way_changes_no_code(number: signal.Signals, code: int) -> None:
+    # Modules are taken down after the interpreter has set its handlers back.
+    late = (
+        "import os, sys\n"
+        "from lm_eval_llada.engine import preemption\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), write=os.write):\n"
+        f"        kill(pid, {int(number)})\n"
+        "        write(1, b'still here')\n"
+        "preemption.watch()\n"
+        "late = Late()\n"
+        f"sys.exit({code})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "still here"), done.stderr
+
+
 def test_a_rank_takes_the_launchers_signal_for_the_same_word() -> None:
     process = start("wait", RANK="1")
     process.send_signal(signal.SIGINT)
