@@ -72,6 +72,18 @@ def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
     return Rows(batch, position, slot, slot_position)
 
 
+def rows_of_window(rows: Tensor, window: Tensor) -> Tensor:
+    """Rows counted from the start of a window, int64 (num_rows, 2) of (batch, index).
+
+    Args:
+        rows: int64 (num_rows, 2) of (batch, position in the sequence), all of them in the window.
+        window: int64 (batch, width), ascending positions; the last of a sequence may repeat.
+    """
+    batch, position = rows.unbind(1)
+    index = torch.searchsorted(window[batch], position[:, None].contiguous()).squeeze(1)
+    return torch.stack([batch, index], dim=1)
+
+
 def window_rows(window: Tensor | None, rows: Rows | None) -> Rows | None:
     """Rows of a window with their positions in the whole sequence, as masks need them.
 
@@ -89,10 +101,9 @@ def window_rows(window: Tensor | None, rows: Rows | None) -> Rows | None:
         batch = torch.arange(batch_size, device=window.device).repeat_interleave(width)
         slot = torch.arange(width, device=window.device).repeat(batch_size)
         return Rows(batch, window.flatten(), slot, window)
-    first = window[:, 0]
     return rows._replace(
-        position=rows.position + first[rows.batch],
-        slot_position=rows.slot_position + first[:, None],
+        position=window[rows.batch, rows.position],
+        slot_position=window.gather(1, rows.slot_position),
     )
 
 
