@@ -99,10 +99,10 @@ def generation_work(config: LLaDAConfig, prompt_length: int, options: SamplingOp
 
     Without a cache each step is a pass over the whole text. With one, the first step of a block is,
     and so is every `refresh_every`-th; the others read a window, from the start of the block to
-    the end of the text (`prefix`) or of the block (`dual`), of which `entry=delayed` leaves out
-    what was revealed before the last step, and attend to the whole text. Guidance
-    runs every pass for two sequences. `prompt` reads whole texts as seldom as `prompt_refresh`
-    says, and the generated tokens beside what it keeps at every other step.
+    the end of the text (`prefix`) or of the block (`dual`), and attend to the whole text.
+    `entry=delayed` leaves out of it what was revealed before the last step. `prompt` reads whole
+    texts as seldom as `prompt_refresh` says, and the generated tokens beside what it keeps at every
+    other step. Guidance runs every pass for two sequences.
 
     Args:
         config: Of the model.
