@@ -37,18 +37,24 @@ class Group(NamedTuple):
     keys: Tensor
 
 
-def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
+def locate_rows(
+    rows: Tensor, batch_size: int, seq_length: int, window: Tensor | None = None
+) -> Rows:
     """Assigns each row a slot in a (batch, num_slots) rectangle.
 
     Args:
         rows: int64 (num_rows, 2) of (batch, position), in any order; a row may repeat.
         batch_size: number of sequences.
-        seq_length: positions of a sequence.
+        seq_length: positions of a sequence, or of a window.
+        window: int64 (batch, seq_length), ascending positions, the last of which may repeat; rows
+            name some of them and are counted from its start from here on.
 
     Raises:
         ValueError: if a row lies outside the batch (not checked inside a compiled graph).
     """
     batch, position = rows.unbind(1)
+    if window is not None:
+        position = torch.searchsorted(window[batch], position[:, None].contiguous()).squeeze(1)
     num_rows = rows.shape[0]
     # Clamped so that a wrong row is reported below instead of failing here.
     counted = batch.clamp(0, batch_size - 1)
@@ -70,18 +76,6 @@ def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
     slot = torch.empty_like(batch).scatter_(0, order, rank)
     slot_position = batch.new_zeros(batch_size, num_slots).index_put((batch, slot), position)
     return Rows(batch, position, slot, slot_position)
-
-
-def rows_of_window(rows: Tensor, window: Tensor) -> Tensor:
-    """Rows counted from the start of a window, int64 (num_rows, 2) of (batch, index).
-
-    Args:
-        rows: int64 (num_rows, 2) of (batch, position in the sequence), all of them in the window.
-        window: int64 (batch, width), ascending positions; the last of a sequence may repeat.
-    """
-    batch, position = rows.unbind(1)
-    index = torch.searchsorted(window[batch], position[:, None].contiguous()).squeeze(1)
-    return torch.stack([batch, index], dim=1)
 
 
 def window_rows(window: Tensor | None, rows: Rows | None) -> Rows | None:

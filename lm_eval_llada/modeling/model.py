@@ -14,12 +14,7 @@ from transformers.utils import can_return_tuple, is_flash_attn_2_available
 
 from lm_eval_llada.diffusion.denoiser import Denoiser, DenoiserStats
 from lm_eval_llada.errors import missing_package, unknown_choice
-from lm_eval_llada.modeling.attention import (
-    attention_mask_for,
-    locate_rows,
-    rows_of_window,
-    window_rows,
-)
+from lm_eval_llada.modeling.attention import attention_mask_for, locate_rows, window_rows
 from lm_eval_llada.modeling.block import LLaDABlock, LLaDARMSNorm
 from lm_eval_llada.modeling.block_cache import BlockCache
 from lm_eval_llada.modeling.cache import KeyValueCache
@@ -306,9 +301,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         if position_ids is not None:
             position_ids = position_ids.view(-1, seq_length)
         window = position_ids if is_window else None
-        if rows is not None and window is not None:
-            rows = rows_of_window(rows, window)
-        located = None if rows is None else locate_rows(rows, batch_size, seq_length)
+        located = None if rows is None else locate_rows(rows, batch_size, seq_length, window)
         cos, sin = self.rotary(seq_length, hidden_states.device, position_ids, padding)
         if not self.config.rope_full_precision:
             cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
