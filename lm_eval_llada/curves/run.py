@@ -29,6 +29,7 @@ from lm_eval_llada.curves.scores import (
     Scorer,
     expected_seconds,
 )
+from lm_eval_llada.diffusion.block_likelihood import check_block_likelihood
 from lm_eval_llada.engine import preemption
 from lm_eval_llada.engine.arguments import (
     SAMPLING_NAMES,
@@ -258,6 +259,7 @@ def _open_llada(run: CurveRun) -> _Subject:
     checkpoint = open_checkpoint(arguments)
     if checkpoint.config.blocks is not None:
         check_block_estimators(run.options.estimators)
+        check_block_likelihood(arguments.likelihood, checkpoint.config.blocks)
     device = choose_device(arguments.loading.device)
 
     def load() -> Scorer:

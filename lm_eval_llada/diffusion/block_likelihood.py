@@ -42,6 +42,12 @@ def check_block_likelihood(options: LikelihoodOptions, rules: BlockRules | None)
     """
     if rules is None:
         return
+    if options.cache != "none":
+        raise ValueError(
+            f"likelihood_cache={options.cache} is an approximation for models in which every token "
+            "sees all others. This one is causal between blocks: it reads a context once whatever "
+            "is scored behind it, and exactly; drop likelihood_cache."
+        )
     if options.cfg_scale:
         raise ValueError(
             f"cfg_scale={options.cfg_scale} reads the prompt as masks, and a model that is causal "

@@ -45,7 +45,7 @@ def check_blocks(options: SamplingOptions, rules: BlockRules | None) -> None:
         raise ValueError(
             f"cache={options.cache} is an approximation for models in which every token sees all "
             "others. This one is causal between blocks: what it keeps of finished blocks is exact, "
-            "costs one prefill and is always on; drop cache and refresh_every."
+            "costs one prefill and is always on; drop cache and its settings."
         )
     if options.block_length not in (None, rules.block_length):
         raise ValueError(

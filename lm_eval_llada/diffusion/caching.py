@@ -1,7 +1,8 @@
 """Which cache each pass of a decoding gets, and which part of each text it reads.
 
 Three policies, by `SamplingOptions.cache`: none; `prefix` and `dual`, which begin anew in each
-block (Fast-dLLM, arXiv 2505.22618); and `prompt`, which reads the prompts once for all blocks.
+block (Fast-dLLM, arXiv 2505.22618) and let a token enter with it or one step after its reveal
+(dKV-Cache, arXiv 2505.15781); and `prompt`, which reads the prompts once for all blocks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from torch import Tensor
 
 from lm_eval_llada.diffusion.denoiser import (
     Denoiser,
@@ -28,6 +31,10 @@ class Windowed(Protocol):
         """Positions of the generated tokens start..end, counted from the start of the prompt."""
         ...
 
+    def masked_positions(self, start: int, end: int) -> Tensor:
+        """Those of these positions that are masked, ascending."""
+        ...
+
 
 @dataclass
 class Caching:
@@ -43,6 +50,7 @@ class Caching:
     _cache: DenoiserCache | None = field(default=None, init=False)
     _prompts: PromptCache | None = field(default=None, init=False)
     _held: Sequence[Windowed] = field(default=(), init=False)
+    _masked: Sequence[list[int]] = field(default=(), init=False)
     _block: tuple[int, int] = field(default=(0, 0), init=False)
     _num_blocks: int = field(default=0, init=False)
 
@@ -58,7 +66,7 @@ class Caching:
 
     def for_pass(
         self, texts: Sequence[Windowed], step: int
-    ) -> tuple[DenoiserCache | None, list[range] | None]:
+    ) -> tuple[DenoiserCache | None, Sequence[Sequence[int]] | None]:
         """The cache of a step of the block, and what to read of each text; None to read all of it.
 
         Args:
@@ -72,12 +80,25 @@ class Caching:
         if self._cache is None or step % (self.options.refresh_every or self._block[1]) == 0:
             assert self.denoiser.new_cache is not None
             self._cache, self._held = self.denoiser.new_cache(), texts
+            self._masked = self._masked_now(texts)
             return self._cache, None
         if len(texts) < len(self._held):
-            self.denoiser.keep(self._cache, _places(texts, self._held), len(self._held))
-            self._held = texts
-        end = self._block[1] if self.options.cache == "dual" else self.options.gen_length
-        return self._cache, [text.window(self._block[0], end) for text in texts]
+            places = _places(texts, self._held)
+            self.denoiser.keep(self._cache, places, len(self._held))
+            self._held, self._masked = texts, [self._masked[place] for place in places]
+        if self.options.entry == "block":
+            return self._cache, [text.window(self._block[0], self._end) for text in texts]
+        # What the step before found masked is masked still or what it revealed.
+        windows, self._masked = self._masked, self._masked_now(texts)
+        return self._cache, windows
+
+    @property
+    def _end(self) -> int:
+        """Behind the last token that the passes of a block read anew."""
+        return self._block[1] if self.options.cache == "dual" else self.options.gen_length
+
+    def _masked_now(self, texts: Sequence[Windowed]) -> list[list[int]]:
+        return [text.masked_positions(self._block[0], self._end).tolist() for text in texts]
 
     def _prompt_pass(self, texts: Sequence[Windowed]) -> tuple[DenoiserCache, list[range] | None]:
         if self._prompts is None:

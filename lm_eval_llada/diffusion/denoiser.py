@@ -39,8 +39,9 @@ class Forward(Protocol):
             document_ids: int64 (batch, seq); attention stays inside equal ids. None: one document.
             cache: state of an approximate cache. None means an exact forward pass. An empty cache
                 is filled by an exact pass. With a filled one, input_ids are windows of the
-                sequences, placed by position_ids (batch, window); attention_mask is (batch,
-                cache.key_length), and rows name positions in the sequences.
+                sequences, placed by position_ids (batch, window), ascending, of which the last may
+                repeat; attention_mask is (batch, cache.key_length), and rows name positions in the
+                sequences, all of them in the window.
         """
         ...
 
@@ -205,7 +206,7 @@ class Denoiser:
         prompt_lengths: Sequence[int],
         *,
         cache: DenoiserCache | None = None,
-        windows: Sequence[range] | None = None,
+        windows: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """Logits of the tokens at `positions[b]` of `sequences[b]`, b in order, (num_rows, vocab).
 
@@ -219,7 +220,7 @@ class Denoiser:
             positions: int64 (num_rows_b,) each, on the CPU.
             prompt_lengths: tokens at the start of each sequence that guidance masks.
             cache: an empty one to fill, or a filled one to read; None for an exact pass.
-            windows: with a filled cache, the part of each sequence to read anew, all of one length.
+            windows: with a filled cache, the positions of each sequence to read anew, ascending.
 
         Raises:
             ValueError: if the model returns logits for another number of rows, or is causal between
@@ -275,25 +276,24 @@ class Denoiser:
         row = torch.cat(list(positions))
         return torch.stack([batch, (row - 1).clamp_min(0) if self.shift else row], dim=1)
 
-    def _windows(self, windows: Sequence[range], key_length: int) -> Tensor:
-        """Positions of each window, int64 (batch, window), with the rows that its tokens need."""
-        if self.shift:
-            # One that starts its sequence needs no row before it. To be as wide as the others of a
-            # batch it takes one behind it, where the others leave room at least for padding.
-            windows = [
-                range(window.start - 1, window.stop)
-                if window.start
-                else range(min(window.stop + 1, key_length))
-                for window in windows
-            ]
-        return torch.tensor([list(window) for window in windows])
+    def _with_rows(self, window: Sequence[int], key_length: int) -> Sequence[int]:
+        """A window with the rows that its tokens are predicted at."""
+        if not self.shift:
+            return window
+        if not isinstance(window, range):
+            return sorted({row for place in window for row in (max(place - 1, 0), place)})
+        # One that starts its sequence needs no row before it. To be as wide as the others of a
+        # batch it takes one behind it, where the others leave room at least for padding.
+        if window.start:
+            return range(window.start - 1, window.stop)
+        return range(min(window.stop + 1, key_length))
 
     def _read(
         self,
         sequences: Sequence[Tensor],
         rows: Tensor,
         cache: DenoiserCache | None,
-        windows: Sequence[range] | None,
+        windows: Sequence[Sequence[int]] | None,
     ) -> Tensor:
         """One pass: logits of rows as `forward` numbers them, (num_rows, vocab)."""
         pad_token_id = self.mask_token_id if self.pad_token_id is None else self.pad_token_id
@@ -302,10 +302,11 @@ class Denoiser:
         num_tokens = sum(map(len, sequences))
         position_ids = None
         if windows is not None:
-            position_ids = self._windows(windows, input_ids.shape[1])
+            windows = [self._with_rows(window, input_ids.shape[1]) for window in windows]
+            num_tokens = sum(map(len, windows))
+            position_ids = _rectangle(windows)
             input_ids = input_ids.gather(1, position_ids)
             position_ids = position_ids.to(self.device)
-            num_tokens = input_ids.numel()
         if attention_mask is not None:
             attention_mask = attention_mask.to(self.device)
         input_ids, at = input_ids.to(self.device), rows.to(self.device)
@@ -326,6 +327,15 @@ class Denoiser:
             )
         self.stats.record(len(sequences), num_tokens, len(rows))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _rectangle(windows: Sequence[Sequence[int]]) -> Tensor:
+    """Windows as int64 (batch, width); shorter ones repeat their last position.
+
+    It is read more than once then, with the same keys and values, of which a cache keeps one.
+    """
+    width = max(map(len, windows))
+    return torch.tensor([[*window, *[window[-1]] * (width - len(window))] for window in windows])
 
 
 def pad_right(

@@ -213,7 +213,7 @@ class Decoder:
         positions: list[Tensor],
         share: float | None,
         cache: DenoiserCache | None,
-        windows: list[range] | None,
+        windows: Sequence[Sequence[int]] | None,
     ) -> None:
         """Reveals tokens at some of these positions by one pass; without a share, all sure ones."""
         positions = self.candidates(texts, positions, share)

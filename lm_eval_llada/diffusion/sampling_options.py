@@ -15,6 +15,7 @@ from lm_eval_llada.errors import (
 GENERATIONS = ("diffusion", "ar")
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prefix", "dual", "prompt")
+ENTRIES = ("block", "delayed")
 CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "float8_e4m3fn")
 PROMPT_CACHE_ONLY = ("prompt_chunk", "keep", "prompt_refresh", "cache_dtype")
 """Options of `cache=prompt` alone."""
@@ -78,6 +79,10 @@ class SamplingOptions:
             most in that step. None reads all.
         prompt_refresh: `cache=prompt` reads the prompt anew after this many blocks; None never.
         cache_dtype: what `cache=prompt` keeps keys and values in; auto is the type of the model.
+        entry: when a token enters the cache of `prefix` or `dual`. `block` reads all tokens of a
+            block anew at each of its steps, so that they enter with their block. `delayed` reads
+            those anew that are masked or were revealed in the step before: a token enters one step
+            after it is revealed (dKV-Cache, arXiv 2505.15781).
 
     Raises:
         ValueError: if a value is out of range, or two of them contradict each other.
@@ -105,6 +110,7 @@ class SamplingOptions:
     keep: float | None = field(default=None, metadata=_LATER)
     prompt_refresh: int | None = field(default=None, metadata=_LATER)
     cache_dtype: str = field(default="auto", metadata=_LATER)
+    entry: str = field(default="block", metadata=_LATER)
 
     def __post_init__(self) -> None:  # noqa: D105
         require_whole("gen_length", self.gen_length, 1)
@@ -172,6 +178,13 @@ class SamplingOptions:
     def _check_approximations(self) -> None:
         if self.cache not in CACHES:
             raise unknown_choice("cache", self.cache, CACHES)
+        if self.entry not in ENTRIES:
+            raise unknown_choice("entry", self.entry, ENTRIES)
+        if self.entry != "block" and self.cache not in ("prefix", "dual"):
+            raise ValueError(
+                f"entry={self.entry} says when a token enters the cache of a block, which "
+                f"cache={self.cache} does not have; use cache=dual or cache=prefix, or drop entry."
+            )
         if self.refresh_every is not None:
             require_whole("refresh_every", self.refresh_every, 1)
             if self.cache == "none":
@@ -235,6 +248,7 @@ class SamplingOptions:
         settings = {
             "cache": None if self.cache == "none" else self.cache,
             "refresh_every": self.refresh_every,
+            "entry": None if self.entry == "block" else self.entry,
             "threshold": self.threshold,
             "factor": self.factor,
             "editing_threshold": self.editing_threshold,

@@ -37,18 +37,24 @@ class Group(NamedTuple):
     keys: Tensor
 
 
-def locate_rows(rows: Tensor, batch_size: int, seq_length: int) -> Rows:
+def locate_rows(
+    rows: Tensor, batch_size: int, seq_length: int, window: Tensor | None = None
+) -> Rows:
     """Assigns each row a slot in a (batch, num_slots) rectangle.
 
     Args:
         rows: int64 (num_rows, 2) of (batch, position), in any order; a row may repeat.
         batch_size: number of sequences.
-        seq_length: positions of a sequence.
+        seq_length: positions of a sequence, or of a window.
+        window: int64 (batch, seq_length), ascending positions, the last of which may repeat; rows
+            name some of them and are counted from its start from here on.
 
     Raises:
         ValueError: if a row lies outside the batch (not checked inside a compiled graph).
     """
     batch, position = rows.unbind(1)
+    if window is not None:
+        position = torch.searchsorted(window[batch], position[:, None].contiguous()).squeeze(1)
     num_rows = rows.shape[0]
     # Clamped so that a wrong row is reported below instead of failing here.
     counted = batch.clamp(0, batch_size - 1)
@@ -89,10 +95,9 @@ def window_rows(window: Tensor | None, rows: Rows | None) -> Rows | None:
         batch = torch.arange(batch_size, device=window.device).repeat_interleave(width)
         slot = torch.arange(width, device=window.device).repeat(batch_size)
         return Rows(batch, window.flatten(), slot, window)
-    first = window[:, 0]
     return rows._replace(
-        position=rows.position + first[rows.batch],
-        slot_position=rows.slot_position + first[:, None],
+        position=window[rows.batch, rows.position],
+        slot_position=window.gather(1, rows.slot_position),
     )
 
 

@@ -23,7 +23,14 @@ MLP_CHUNK_BYTES = 256 * 2**20
 class LayerReader(Protocol):
     """Runs layers in another way than `LLaDABlock.forward`, see `prompt_pass`."""
 
-    def run(self, block: LLaDABlock, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def run(
+        self,
+        block: LLaDABlock,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        query_scale: Tensor | None,
+    ) -> Tensor:
         """The residual stream after a block."""
         ...
 
@@ -137,13 +144,14 @@ class LLaDABlock(GradientCheckpointingLayer):
             window: int64 (batch, seq), where `hidden_states` are among the keys of a filled cache.
             with_weights: return the attention weights, which `eager` alone computes.
             query_scale: (1 or batch, seq), a factor on queries; None is 1.
-            reader: does the layer's part of a pass with kept prompts, in place of all of the above.
+            reader: does the layer's part of a pass with kept prompts, in place of all of the above
+                but `query_scale`.
 
         Returns:
             (batch, seq, d_model), or (num_rows, d_model) with `rows`; weights as of `attend`.
         """
         if reader is not None:
-            return reader.run(self, hidden_states, cos, sin), None
+            return reader.run(self, hidden_states, cos, sin, query_scale), None
         normed = self.attn_norm(hidden_states)
         key, value = self.keys_values(normed, cos, sin)
         if cache is not None and window is not None:

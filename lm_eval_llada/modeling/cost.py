@@ -99,9 +99,10 @@ def generation_work(config: LLaDAConfig, prompt_length: int, options: SamplingOp
 
     Without a cache each step is a pass over the whole text. With one, the first step of a block is,
     and so is every `refresh_every`-th; the others read a window, from the start of the block to
-    the end of the text (`prefix`) or of the block (`dual`), and attend to the whole text. Guidance
-    runs every pass for two sequences. `prompt` reads whole texts as seldom as `prompt_refresh`
-    says, and the generated tokens beside what it keeps at every other step.
+    the end of the text (`prefix`) or of the block (`dual`), and attend to the whole text.
+    `entry=delayed` leaves out of it what was revealed before the last step. `prompt` reads whole
+    texts as seldom as `prompt_refresh` says, and the generated tokens beside what it keeps at every
+    other step. Guidance runs every pass for two sequences.
 
     Args:
         config: Of the model.
@@ -116,11 +117,14 @@ def generation_work(config: LLaDAConfig, prompt_length: int, options: SamplingOp
         # Where probabilities decide, the slowest case is one token a step.
         steps = [1] * (end - start) if options.is_parallel else counts
         window = (end if options.cache == "dual" else options.gen_length) - start
-        num_masked = end - start
+        num_masked, num_entered = end - start, 0
         for step, count in enumerate(steps):
             is_full = options.cache == "none" or step % (options.refresh_every or end) == 0
             num_rows = count if options.draws_evenly else num_masked
-            total += pass_work(config, length if is_full else window, num_rows, num_keys=length)
+            num_read = length if is_full else window - num_entered
+            total += pass_work(config, num_read, num_rows, num_keys=length)
+            if options.entry == "delayed":
+                num_entered = end - start - num_masked
             num_masked -= count
     return total * _copies(options.cfg_scale)
 

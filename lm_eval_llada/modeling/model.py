@@ -301,9 +301,7 @@ class LLaDAForMaskedLM(PreTrainedModel):
         if position_ids is not None:
             position_ids = position_ids.view(-1, seq_length)
         window = position_ids if is_window else None
-        if rows is not None and window is not None:
-            rows = torch.stack([rows[:, 0], rows[:, 1] - window[rows[:, 0], 0]], dim=1)
-        located = None if rows is None else locate_rows(rows, batch_size, seq_length)
+        located = None if rows is None else locate_rows(rows, batch_size, seq_length, window)
         cos, sin = self.rotary(seq_length, hidden_states.device, position_ids, padding)
         if not self.config.rope_full_precision:
             cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)

@@ -120,22 +120,32 @@ class PromptReader:
                 *(text.num_kept + n for n in (cache.block.start, cache.block.stop))
             )
 
-    def run(self, block: LLaDABlock, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def run(
+        self,
+        block: LLaDABlock,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        query_scale: Tensor | None,
+    ) -> Tensor:
         """The stream after a block, (1, seq, d_model) in place; after the last one, of the rows."""
         stream, cos, sin = hidden_states[0], cos[0], sin[0]
-        both = self._read_keys(block, stream, cos, sin)
+        scale = None if query_scale is None else query_scale[0]
+        both = self._read_keys(block, stream, cos, sin, scale)
         if block.layer_idx == self._last:
             # What a row sees does not depend on where it is: those asked for attend to everything.
             at = self._positions.to(stream.device)
-            query = block.queries(block.attn_norm(stream[at]), cos[at], sin[at])
+            query = _queries(block, stream, at, cos, sin, scale)
             return block.advance(stream[at], attend_all(query, both[0], both[1], block.scaling))
         for part in self._parts(len(stream), stream.device.type):
             some = stream[part]
-            query = block.queries(block.attn_norm(some), cos[part], sin[part])
+            query = _queries(block, stream, part, cos, sin, scale)
             stream[part] = block.advance(some, self._attended(block, query, both, part.start))
         return hidden_states
 
-    def _read_keys(self, block: LLaDABlock, stream: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _read_keys(
+        self, block: LLaDABlock, stream: Tensor, cos: Tensor, sin: Tensor, scale: Tensor | None
+    ) -> Tensor:
         """Keys and values of all positions, (2, kv_heads, seq, head_dim), kept as far as asked."""
         text, both = self._text, None
         size = _part_rows(stream.device.type)
@@ -152,7 +162,7 @@ class PromptReader:
         text.layers[block.layer_idx] = layer
         if self._looking and layer.is_choosing(self._reading.keep):
             at = slice(self._looking.start, self._looking.stop)
-            query = block.queries(block.attn_norm(stream[at]), cos[at], sin[at])
+            query = _queries(block, stream, at, cos, sin, scale)
             _select(block, layer, query, both, self._reading.keep)
         return both
 
@@ -206,7 +216,14 @@ class WindowReader:
         owners = rows[:, 0].tolist()
         self._of_window = [[i for i, at in enumerate(owners) if at == n] for n in range(len(texts))]
 
-    def run(self, block: LLaDABlock, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def run(
+        self,
+        block: LLaDABlock,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        query_scale: Tensor | None,
+    ) -> Tensor:
         """The residual stream after a block, (batch, window, d_model); rows after the last one."""
         normed = block.attn_norm(hidden_states)
         key, value = block.keys_values(normed, cos, sin)
@@ -214,7 +231,7 @@ class WindowReader:
         rows = self._rows.to(normed.device)
         # The last layer goes on with the rows alone.
         at = (rows[:, 0], rows[:, 1]) if is_last else (slice(None), slice(None))
-        query = block.queries(normed[at], cos[at], sin[at])
+        query = block.queries(normed[at], cos[at], sin[at], _picked(query_scale, at))
         output = query.new_empty(*query.shape[:-2], query.shape[-2] * query.shape[-1])
         for window, text in enumerate(self._texts):
             layer, size = text.layers[block.layer_idx], self._sizes[window]
@@ -222,11 +239,30 @@ class WindowReader:
             both = layer.with_window(*own, whole=self._is_looking)
             if self._is_looking and layer.is_choosing(self._keep):
                 part = (window, slice(self._block.start, self._block.stop))
-                looking = block.queries(normed[part], cos[part], sin[part])
+                looking = block.queries(
+                    normed[part], cos[part], sin[part], _picked(query_scale, part)
+                )
                 _select(block, layer, looking, both, self._keep)
             mine = self._of_window[window] if is_last else window
             output[mine] = attend_all(query[mine], both[0], both[1], block.scaling)
         return block.advance(hidden_states[at], output)
+
+
+def _queries(
+    block: LLaDABlock,
+    stream: Tensor,
+    at: slice | Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: Tensor | None,
+) -> Tensor:
+    """Queries of some places of one sequence."""
+    return block.queries(block.attn_norm(stream[at]), cos[at], sin[at], _picked(scale, at))
+
+
+def _picked(scale: Tensor | None, at: Any) -> Tensor | None:
+    """The factors on these queries, where this model has any."""
+    return None if scale is None else scale[at]
 
 
 def _select(
@@ -246,8 +282,9 @@ def _run_blocks(
     cos, sin = model.rotary(input_ids.shape[1], hidden_states.device, position_ids)
     if not model.config.rope_full_precision:
         cos, sin = cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+    scale = model.rotary.query_scale(input_ids.shape[1], hidden_states.device, position_ids)
     for block in transformer["blocks"]:
-        hidden_states, _ = block(hidden_states, cos, sin, reader=reader)
+        hidden_states, _ = block(hidden_states, cos, sin, query_scale=scale, reader=reader)
     return transformer["ln_f"](hidden_states)
 
 

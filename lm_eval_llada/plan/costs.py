@@ -207,7 +207,7 @@ def under(options: SamplingOptions, cache: str | None) -> SamplingOptions:
     """The options with another of `CACHE_WAYS`; as they are where it is None or their own."""
     if cache is None or cache == options.cache:
         return options
-    neutral = {name: _DEFAULTS[name] for name in (*PROMPT_CACHE_ONLY, "refresh_every")}
+    neutral = {name: _DEFAULTS[name] for name in (*PROMPT_CACHE_ONLY, "refresh_every", "entry")}
     return replace(options, **{**neutral, **CACHE_WAYS[cache]})
 
 

@@ -43,9 +43,9 @@ def test_chunks_are_scored_as_pairs_are_from_one_pass():
 def test_a_curve_runs_and_other_estimators_are_refused(tmp_path):
     folder = with_blocks(Path(resolve_checkpoint("tiny-llada")), tmp_path / "model", 8)
 
-    def run(*estimators: str) -> CurveRun:
+    def run(*estimators: str, **model_args: str) -> CurveRun:
         options = CurveOptions(128, mc_num=1, estimators=estimators)
-        given = {"pretrained": str(folder), "device": "cpu"}
+        given = {"pretrained": str(folder), "device": "cpu", **model_args}
         return CurveRun("llada", given, "heldout", options, tmp_path / "curve.jsonl")
 
     path = run_curve(run("elbo"), lambda line: None, is_bar_shown=False)
@@ -53,3 +53,5 @@ def test_a_curve_runs_and_other_estimators_are_refused(tmp_path):
     assert [one["estimator"] for one in scores] == ["elbo"]
     with pytest.raises(ValueError, match="duel reveals a whole chunk in one go.*--estimator elbo"):
         run_curve(run("elbo", "duel"), print)
+    with pytest.raises(ValueError, match="likelihood_cache=context is an approximation"):
+        run_curve(run("elbo", likelihood_cache="context"), print)

@@ -167,5 +167,7 @@ def test_what_means_nothing_to_blocks_is_refused():
         log_likelihoods(denoiser, pair, LikelihoodOptions(cfg_scale=1), seeds=[0])
     with pytest.raises(ValueError, match="likelihood=dream masks a whole target at once"):
         log_likelihoods(denoiser, pair, LikelihoodOptions(method="dream"), seeds=[0])
+    with pytest.raises(ValueError, match="likelihood_cache=context is .* reads a context once"):
+        log_likelihoods(denoiser, pair, LikelihoodOptions(cache="context"), seeds=[0])
     with pytest.raises(ValueError, match="causal between blocks, and a pass over whole sequences"):
         denoiser.logits([pair[0][0]], [torch.tensor([0])], [0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lm_eval_llada.diffusion.denoiser import DenoiserStats
 from lm_eval_llada.diffusion.sampler import SamplingOptions, generate
+from lm_eval_llada.engine.keys import plain_settings
 from lm_eval_llada.modeling import (
     KeyValueCache,
     LLaDAConfig,
@@ -133,9 +136,9 @@ def test_an_mlp_in_parts_computes_the_same(monkeypatch):
 def plain_cached_text(
     model: LLaDAForMaskedLM, prompt: Tensor, options: SamplingOptions
 ) -> list[int]:
-    """One prompt, one token a step, guidance by hand: the rules of the caches spelled out."""
-    length, first = options.gen_length, len(prompt)
-    x = torch.cat([prompt, torch.full((length,), MASK)])
+    """One prompt, guidance by hand: the rules of the caches spelled out."""
+    length, first, shift = options.gen_length, len(prompt), int(model.config.shift)
+    x, revealed = torch.cat([prompt, torch.full((length,), MASK)]), []
     for start in range(0, length, options.block_length):
         end, kept, blind_kept = min(start + options.block_length, length), {}, {}
         for step in range(end - start):
@@ -143,6 +146,10 @@ def plain_cached_text(
             if step % (options.refresh_every or length):
                 stop = end if options.cache == "dual" else length
                 window = range(first + start, first + stop)
+                if options.entry == "delayed":
+                    window = [p for p in window if x[p] == MASK or p in revealed]
+                # The row before a token predicts it.
+                window = sorted({q for p in window for q in (p, p - shift)})
             logits = plain_forward(model, x, kept, window)
             if options.cfg_scale:
                 blind = x.clone()
@@ -151,9 +158,12 @@ def plain_cached_text(
                 logits = base + (options.cfg_scale + 1) * (logits - base)
             logits[:, MASK] = -torch.inf
             masked = [p for p in range(first + start, first + end) if x[p] == MASK]
-            sure = logits.softmax(-1).max(-1)
-            best = max(masked, key=lambda p: float(sure.values[p]))
-            x[best] = sure.indices[best]
+            if not masked:
+                break
+            sure, choice = logits.softmax(-1).roll(shift, 0).max(-1)
+            above = [p for p in masked if sure[p] >= (options.threshold or 2)]
+            revealed = above or [max(masked, key=lambda p: float(sure[p]))]
+            x[revealed] = choice[revealed]
     return x[first:].tolist()
 
 
@@ -163,6 +173,17 @@ CACHED = {
     "refreshed": SamplingOptions(gen_length=8, block_length=8, cache="dual", refresh_every=3),
     "guided": SamplingOptions(gen_length=8, block_length=4, cache="dual", cfg_scale=0.5),
 }
+DELAYED = {
+    "dual": SamplingOptions(gen_length=9, block_length=5, cache="dual"),
+    "prefix": SamplingOptions(gen_length=9, block_length=4, cache="prefix"),
+    "one_block": SamplingOptions(gen_length=8, cache="prefix", block_length=8),
+    "refreshed": SamplingOptions(gen_length=10, block_length=10, cache="dual", refresh_every=4),
+    "guided": SamplingOptions(gen_length=8, block_length=4, cache="dual", cfg_scale=0.5),
+    # Texts of a batch reveal unequal numbers of tokens, so that their windows differ in size.
+    "sure": SamplingOptions(gen_length=14, block_length=7, cache="dual", threshold=0.75),
+    "sure_prefix": SamplingOptions(gen_length=14, block_length=7, cache="prefix", threshold=0.75),
+}
+DELAYED = {name: replace(options, entry="delayed") for name, options in DELAYED.items()}
 PROMPTS = [tokens(length, seed=length) for length in (5, 2, 9)]
 
 
@@ -179,6 +200,39 @@ def test_cached_texts_equal_a_plain_loop_in_every_company(options):
     expected = [plain_cached_text(model, prompt, options) for prompt in PROMPTS]
     assert decode(model, PROMPTS, options) == expected
     assert [decode(model, [prompt], options)[0] for prompt in PROMPTS] == expected
+
+
+@pytest.mark.parametrize("shape", ["llada", "dream"])
+@pytest.mark.parametrize("options", DELAYED.values(), ids=DELAYED)
+def test_tokens_enter_the_cache_one_step_after_their_reveal(options, shape):
+    model = make_model(**ROWS[shape], **({} if shape == "dream" else {"n_layers": 2}))
+    expected = [plain_cached_text(model, prompt, options) for prompt in PROMPTS]
+    assert decode(model, PROMPTS, options) == expected
+    assert decode(model, PROMPTS[::-1], options) == expected[::-1]
+    assert [decode(model, [prompt], options)[0] for prompt in PROMPTS] == expected
+
+
+def test_tokens_that_entered_the_cache_are_not_read_again():
+    model, stats = make_model(n_layers=2), DenoiserStats()
+    options = SamplingOptions(gen_length=8, block_length=4, cache="dual", entry="delayed")
+    decode(model, PROMPTS[:1], options, stats=stats)
+    # Whole passes of 13, then windows of 3, 2 and 1 masks with one revealed in the step before.
+    assert stats.num_tokens == 2 * (13 + 4 + 3 + 2)
+
+
+def test_delayed_entry_is_asked_for_and_named():
+    model, options = make_model(n_layers=2), DELAYED["dual"]
+    plain = replace(options, entry="block")
+    assert decode(model, PROMPTS, options) != decode(model, PROMPTS, plain)
+    with pytest.raises(ValueError, match="entry=delayed says .* cache=none does not have"):
+        SamplingOptions(entry="delayed")
+    with pytest.raises(ValueError, match="cache=prompt does not have; use cache=dual"):
+        SamplingOptions(entry="delayed", cache="prompt")
+    with pytest.raises(ValueError, match="entry must be one of block, delayed; got 'late'"):
+        SamplingOptions(entry="late", cache="dual")
+    assert options.approximations == ["cache=dual", "entry=delayed"]
+    assert "entry" not in plain_settings(replace(options, entry="block"))
+    assert plain_settings(options)["entry"] == "delayed"
 
 
 def test_the_caches_are_approximations_and_one_refreshed_every_step_is_exact():

@@ -175,6 +175,7 @@ GEN_KWARGS = {
     "keep": st.floats(0, 1.5),
     "cache_dtype": st.sampled_from(["auto", "bfloat16", "int8"]),
     "refresh_every": st.integers(1, 9),
+    "entry": st.sampled_from(["block", "delayed", "late"]),
     "stop_at_eos": st.booleans(),
     "suppress_eos": st.booleans(),
     "top_p": st.floats(0, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def plain_forward(
     model: LLaDAForMaskedLM,
     ids: Tensor,
     kept: dict[int, Tensor] | None = None,
-    window: range | None = None,
+    window: Sequence[int] | None = None,
     weigh: Callable[[int, int, Tensor], Tensor] = lambda layer, head, scores: scores.softmax(-1),
 ) -> Tensor:
     """One sequence, loops over heads, nothing shared with the package but the weights.
@@ -170,7 +170,7 @@ def plain_forward(
         block = f"model.transformer.blocks.{layer}"
         if kept is not None:
             if window is not None:
-                kept[layer][window.start : window.stop] = x[window.start : window.stop]
+                kept[layer][list(window)] = x[list(window)]
                 x = kept[layer]
             kept[layer] = x.clone()
         h = norm(f"{block}.attn_norm", x)

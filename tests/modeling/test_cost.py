@@ -75,6 +75,10 @@ DECODING = {
     "prefix": SamplingOptions(gen_length=12, block_length=4, cache="prefix"),
     "dual": SamplingOptions(gen_length=12, block_length=4, cache="dual"),
     "refreshed": SamplingOptions(gen_length=12, block_length=6, cache="dual", refresh_every=4),
+    "delayed": SamplingOptions(
+        gen_length=12, block_length=6, cache="dual", refresh_every=5, entry="delayed"
+    ),
+    "delayed_prefix": SamplingOptions(gen_length=12, steps=5, cache="prefix", entry="delayed"),
     "guided_prefix": SamplingOptions(gen_length=8, block_length=4, cache="prefix", cfg_scale=0.5),
     "parallel_at_its_slowest": SamplingOptions(gen_length=8, block_length=4, steps=2, threshold=1),
 }

@@ -109,5 +109,6 @@ def test_blocks_are_planned_with_their_exact_cache_and_128k_fits(tmp_path: Path)
     assert "which fits 80 GB" in text and "DOES NOT FIT" not in text
     # One cache is left to choose from, so that there is no table of them.
     assert "All tasks under each cache" not in text
-    with pytest.raises(ValueError, match="cache=dual is an approximation"):
-        plan_of(tmp_path, *asked, f"pretrained={model},cache=dual")
+    for wrong in ("cache=dual", "cache=prompt", "likelihood_cache=context"):
+        with pytest.raises(ValueError, match=f"^{wrong} is an approximation"):
+            plan_of(tmp_path, *asked, f"pretrained={model},{wrong}")
