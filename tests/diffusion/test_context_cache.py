@@ -122,8 +122,7 @@ def test_scores_depend_on_no_company():
         assert backwards[number] == pytest.approx(alone, abs=1e-5)
 
 
-# Queries of nemotron grow with their position, and it has blocks, which refuse this cache.
-@pytest.mark.parametrize("shape", [row for row in ROWS if row != "nemotron"])
+@pytest.mark.parametrize("shape", ROWS)
 def test_a_target_that_fills_its_room_is_exact_where_all_of_it_is_masked(shape):
     model = make_model(**ROWS[shape])
     pair = (CONTEXT, tokens(2 * ROOM, seed=9))

@@ -26,8 +26,6 @@ from tests.helpers.llada_models import ROWS, SHAPES, assert_close, make_model, p
 MASK = 96
 PAGE, NUM_FIRST, NUM_LAST = 4, 3, 5
 LENGTHS = (11, 1, 18)
-# Its queries grow with their position, and it is refused this cache since it has blocks.
-BLOCKS_ONLY = ("nemotron",)
 PROMPTS = [tokens(length, seed=length) for length in LENGTHS]
 
 
@@ -136,7 +134,7 @@ def test_every_knob_changes_texts_that_it_should():
     assert len(texts | {str(exact)}) == len(KNOBS) + 1
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in BLOCKS_ONLY])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_windows_read_their_own_tokens_and_the_kept_prompt(shape):
     model, prompt = make_model(**SHAPES[shape]), PROMPTS[2]
     options = replace(BASE, prompt_chunk=4, keep=0.5)
@@ -153,7 +151,7 @@ def test_windows_read_their_own_tokens_and_the_kept_prompt(shape):
         x[18 + step] = step + 1
 
 
-@pytest.mark.parametrize("shape", [row for row in ROWS if row not in BLOCKS_ONLY])
+@pytest.mark.parametrize("shape", ROWS)
 @pytest.mark.parametrize("prompts", [PROMPTS, [tokens(0), *PROMPTS], [tokens(0)]])
 def test_without_chunks_and_pages_the_first_step_of_a_text_is_exact(shape, prompts):
     model = make_model(**ROWS[shape])
