@@ -176,12 +176,10 @@ CACHED = {
 DELAYED = {
     "dual": SamplingOptions(gen_length=9, block_length=5, cache="dual"),
     "prefix": SamplingOptions(gen_length=9, block_length=4, cache="prefix"),
-    "one_block": SamplingOptions(gen_length=8, cache="prefix", block_length=8),
-    "refreshed": SamplingOptions(gen_length=10, block_length=10, cache="dual", refresh_every=4),
+    "refreshed": SamplingOptions(gen_length=7, block_length=7, cache="dual", refresh_every=4),
     "guided": SamplingOptions(gen_length=8, block_length=4, cache="dual", cfg_scale=0.5),
     # Texts of a batch reveal unequal numbers of tokens, so that their windows differ in size.
-    "sure": SamplingOptions(gen_length=14, block_length=7, cache="dual", threshold=0.75),
-    "sure_prefix": SamplingOptions(gen_length=14, block_length=7, cache="prefix", threshold=0.75),
+    "sure": SamplingOptions(gen_length=12, block_length=6, cache="dual", threshold=0.3),
 }
 DELAYED = {name: replace(options, entry="delayed") for name, options in DELAYED.items()}
 PROMPTS = [tokens(length, seed=length) for length in (5, 2, 9)]
@@ -202,10 +200,12 @@ def test_cached_texts_equal_a_plain_loop_in_every_company(options):
     assert [decode(model, [prompt], options)[0] for prompt in PROMPTS] == expected
 
 
-@pytest.mark.parametrize("shape", ["llada", "dream"])
-@pytest.mark.parametrize("options", DELAYED.values(), ids=DELAYED)
-def test_tokens_enter_the_cache_one_step_after_their_reveal(options, shape):
-    model = make_model(**ROWS[shape], **({} if shape == "dream" else {"n_layers": 2}))
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [*(("llada", name) for name in DELAYED), ("dream", "dual"), ("dream", "sure")],
+)
+def test_tokens_enter_the_cache_one_step_after_their_reveal(shape, name):
+    model, options = make_model(n_layers=2, **ROWS[shape]), DELAYED[name]
     expected = [plain_cached_text(model, prompt, options) for prompt in PROMPTS]
     assert decode(model, PROMPTS, options) == expected
     assert decode(model, PROMPTS[::-1], options) == expected[::-1]
