@@ -15,7 +15,8 @@ from lm_eval_llada.harness.llada import LLaDALM
 
 TEXTS = ("pretrained", "tokenizer", "revision", "dtype", "device", "attn_implementation",
          "device_map", "quantization", "truncation", "answers_dir", "data_dir", "length_unit",
-         "attention", "peft", "kernels", "remasking", "alg", "cache", "cache_dtype", "generation",
+         "attention", "peft", "kernels", "remasking", "alg", "cache", "cache_dtype", "entry",
+         "generation",
          "likelihood", "likelihood_cache", "rope_method")  # fmt: skip
 
 
