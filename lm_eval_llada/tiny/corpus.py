@@ -9,6 +9,7 @@ import pydoc_data.topics as pydoc_topics
 import re
 import sysconfig
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -51,6 +52,7 @@ class Corpus:
     sha256: str
 
 
+@cache
 def read_corpus() -> Corpus:
     """The training text of the running Python.
 

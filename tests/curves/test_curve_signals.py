@@ -29,6 +29,7 @@ def num_scores(output: Path) -> int:
     return output.read_text().count('"kind": "score"') if output.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_curve_that_is_told_to_stop_goes_on_later(random_checkpoint, tmp_path, number) -> None:
     output = tmp_path / "curve.jsonl"

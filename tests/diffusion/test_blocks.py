@@ -144,17 +144,16 @@ def test_a_causal_mode_is_for_models_that_have_one():
 
 
 @pytest.mark.parametrize("options", EDITING)
-@pytest.mark.parametrize("rules", ["start", "prompt", "quota", "longer_than_the_text"])
+@pytest.mark.parametrize("rules", ["start", "prompt", "quota"])
 def test_edited_texts_are_those_of_the_loop_without_a_cache_in_any_company(rules, options):
     chosen = SamplingOptions(gen_length=10, **EDITING[options])
     model, denoiser = model_and_denoiser(RULES[rules])
-    expected = [
-        plain_block_generate(model, RULES[rules], prompt, chosen, MASK) for prompt in prompts()
-    ]
-    for size in (1, 8):
+    some = prompts()[1::2]
+    expected = [plain_block_generate(model, RULES[rules], prompt, chosen, MASK) for prompt in some]
+    for size in (1, 4):
         texts = []
-        for first in range(0, len(LENGTHS), size):
-            texts += generate(denoiser, prompts()[first : first + size], chosen)
+        for first in range(0, len(some), size):
+            texts += generate(denoiser, some[first : first + size], chosen)
         assert [text.tolist() for text in texts] == expected
     if options == "nothing_is_likely_enough":
         assert expected == [
@@ -162,7 +161,7 @@ def test_edited_texts_are_those_of_the_loop_without_a_cache_in_any_company(rules
                 model, BlockRules(RULES[rules].block_length, grid=RULES[rules].grid), prompt,
                 SamplingOptions(gen_length=10, threshold=0.3), MASK,
             )
-            for prompt in prompts()
+            for prompt in some
         ]  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def answers(output: Path) -> dict[str, list[object]]:
     ("num_ranks", "both", "more", "block_length"),
     [
         pytest.param(2, "", "", None, id="two_ranks"),
-        pytest.param(2, "", "", 4, id="two_ranks_by_blocks"),
+        pytest.param(2, "", "", 4, id="two_ranks_by_blocks", marks=pytest.mark.slow),
         pytest.param(2, KEPT, "", None, id="two_ranks_that_keep_prompts", marks=pytest.mark.slow),
         pytest.param(4, "", ",tp=2", None, id="two_copies_of_two_ranks", marks=pytest.mark.slow),
     ],

@@ -141,6 +141,7 @@ def test_pre_commit_has_the_ruff_of_the_constraints() -> None:
     assert f'["{pin}"]' in (ROOT / ".pre-commit-config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_the_installed_tasks_are_plain_files_for_the_plain_harness(
     clean_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
