@@ -351,6 +351,7 @@ def test_a_run_writes_results_without_a_network(
     assert "score,none" in results["results"]["niah_tiny"]
 
 
+@pytest.mark.slow
 def test_plain_lm_eval_finds_the_model_through_a_task_file(random_checkpoint) -> None:
     found = subprocess_of(
         *("-m", "lm_eval", "--model", "llada", "--tasks", TINY_TASK, "--limit", "1"),

@@ -25,7 +25,7 @@ from lm_eval_llada.modeling.cost import generation_work
 from tests.helpers import plain_loops
 from tests.helpers.likelihood_loops import PAIRS
 from tests.helpers.likelihood_loops import SEEDS as PAIR_SEEDS
-from tests.helpers.llada_models import ROWS, make_model, tokens
+from tests.helpers.llada_models import FULL_ROWS, make_model, tokens
 from tests.helpers.plain_loops import dream_row, plain_dream, whole_forward
 from tests.helpers.sampling import EOS, MASK, NETWORK, PROMPTS, SEEDS, VOCAB, run
 from tests.helpers.toys import FixedLogits, Recorder, denoiser
@@ -101,10 +101,10 @@ def plain_loops_forward() -> plain_loops.Denoise:
     return denoise
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", FULL_ROWS)
 @pytest.mark.parametrize("alg", RANKED)
 def test_texts_of_every_family_equal_the_plain_loop(row: str, alg: str) -> None:
-    model = make_model(**ROWS[row], mask_token_id=1, eos_token_id=0)
+    model = make_model(**FULL_ROWS[row], mask_token_id=1, eos_token_id=0)
     prompts = [tokens(length, seed=length) for length in (7, 1, 19)]
     options = SamplingOptions(gen_length=9, steps=6, alg=alg, top_p=0.95)
     found = generate(as_denoiser(model), prompts, options)

@@ -14,7 +14,7 @@ from lm_eval_llada.diffusion.denoiser import DenoiserStats
 from lm_eval_llada.diffusion.duel import duel_log_likelihoods
 from lm_eval_llada.modeling import as_denoiser
 from tests.helpers.likelihood_loops import EMPTY, JOINT, MASK, NETWORK, PAIRS
-from tests.helpers.llada_models import ROWS, make_model, tokens
+from tests.helpers.llada_models import FULL_ROWS, make_model, tokens
 from tests.helpers.plain_loops import whole_forward
 from tests.helpers.toys import (
     JOINT_LENGTH,
@@ -61,10 +61,10 @@ def test_values_equal_a_plain_loop(steps, batch_size):
         assert estimate.num_passes == min(steps or len(target), len(target))
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", FULL_ROWS)
 @pytest.mark.parametrize("steps", [None, 3])
 def test_values_of_every_family_equal_the_plain_loop(row, steps):
-    model = make_model(**ROWS[row], mask_token_id=96)
+    model = make_model(**FULL_ROWS[row], mask_token_id=96)
     lengths = ((7, 5), (0, 4), (1, 9), (12, 1))
     pairs = [(tokens(n, seed=n), tokens(m, seed=50 + m)) for n, m in lengths]
     found = duel_log_likelihoods(as_denoiser(model), pairs, steps=steps, batch_size=3)

@@ -18,11 +18,11 @@ from lm_eval_llada.modeling import (
     load_model,
 )
 from tests.helpers.likelihood_loops import greedy_matches, plain_enumeration
-from tests.helpers.llada_models import ROWS, make_model
+from tests.helpers.llada_models import FULL_ROWS, make_model
 from tests.helpers.plain_loops import plain_generate, plain_log_likelihood, whole_forward
 
 MODELS = {
-    **{name: changes for name, changes in ROWS.items() if name != "llada"},
+    **{name: changes for name, changes in FULL_ROWS.items() if name != "llada"},
     "gqa": {"n_kv_heads": 2},
     "tied": {"weight_tying": True},
     "odd": {"d_model": 42, "n_heads": 3, "n_kv_heads": 1, "mlp_hidden_size": 37, "vocab_size": 53},

@@ -52,6 +52,8 @@ ROWS = {
         dense_mlp_hidden_size=96,
     ),
 }
+# Those that decode and score by full attention; the others have an engine of their own.
+FULL_ROWS = {name: row for name, row in ROWS.items() if name not in ("nemotron", "llada2_moe")}
 SHAPES = {
     **ROWS,
     "mha": {},

@@ -107,6 +107,7 @@ def test_the_installed_package_names_its_model_for_the_harness(
     assert run(clean_bin / "python", "-c", code, cwd=tmp_path).strip() == MODEL
 
 
+@pytest.mark.slow
 def test_the_installed_command_runs_shipped_and_own_tasks_on_the_shipped_model(
     clean_bin: Path, tmp_path: Path
 ) -> None:
