@@ -94,7 +94,5 @@ class BlockRules:
     def clean_ids(self, length: int, prompt_length: int = 0) -> Tensor:
         """Numbers by which finished tokens see each other: those of none greater, (length,)."""
         if self.prefix == "causal":
-            import torch
-
-            return torch.arange(length)
+            return self.causal_mode.block_ids(length)
         return self.block_ids(length, prompt_length)

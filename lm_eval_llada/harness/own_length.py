@@ -40,11 +40,6 @@ class OwnLength:
             if isinstance(kind, str) and kind in LENGTH_DEPENDENT:
                 self._govern(module, kind)
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether the model has such a rotation."""
-        return bool(self._kinds)
-
     @contextmanager
     def of(self, length: int) -> Iterator[None]:
         """Rotate as sequences of `length` tokens do, however many of them are there yet."""

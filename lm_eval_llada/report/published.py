@@ -36,8 +36,6 @@ _MODELS = {
     "ultrallada": "UltraLLaDA",
 }
 _OVERALL_LENGTHS = (2, 4, 8, 16, 24, 32)
-# LongLLaDA rounds λ up to a whole number, so ours may be up to one below it.
-_ROUNDED_UP = 1.0
 _LONGBENCH_K = {3500: 4, 7500: 8, 16000: 16}
 
 

@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from lm_eval_llada.checkpoints.names import resolve_checkpoint
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.errors import unknown_choice
-from lm_eval_llada.modeling import LLaDAConfig, LLaDAForMaskedLM
+from lm_eval_llada.modeling import LLaDAConfig, load_model
 from lm_eval_llada.tiny.corpus import (
     BOS_ID,
     EOS_ID,
@@ -146,9 +145,9 @@ class Trainer:
         self.options = options
         self.corpus = corpus
         self.recipe = RECIPES[options.recipe]
-        start = options.start_from and resolve_checkpoint(options.start_from)
+        start = options.start_from
         self.tokenizer = (
-            Tokenizer.from_file(str(Path(start) / "tokenizer.json"))
+            load_tokenizer(start).backend_tokenizer
             if start
             else self.recipe.train_tokenizer(corpus)
         )
@@ -158,7 +157,7 @@ class Trainer:
         config = options.model_config(self.tokenizer.get_vocab_size())
         self.model = build_model(config, options.seed, is_causal=options.is_causal)
         if start:
-            self.model.load_state_dict(LLaDAForMaskedLM.from_pretrained(start).state_dict())
+            self.model.load_state_dict(load_model(start, dtype="float32").state_dict())
         self.optimizers = self._make_optimizers()
         self.step = 0
         self.stage = 0

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
 import pytest
 
 from lm_eval_llada.cli import main as cli
+from lm_eval_llada.cli.task_index import without_defaults
 from lm_eval_llada.engine.loading import open_run
 from lm_eval_llada.verify.other_texts import Asked, ServedTexts
 from lm_eval_llada.verify.text_comparison import TaskComparison, TextPair, first_difference
@@ -71,14 +71,8 @@ def _quick() -> Iterator[None]:
     """No proxy, and no listing of the harness' own tasks, thousands of files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "*")
-        whole = lm_eval.tasks.TaskManager
-
-        class Own(whole):  # type: ignore[misc, valid-type]
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **{"include_defaults": False, **kwargs})
-
-        patch.setattr(lm_eval.tasks, "TaskManager", Own)
-        yield
+        with without_defaults():
+            yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from lm_eval_llada.tasks.dataset import make_dataset
@@ -93,15 +93,6 @@ def ruler_dataset(
         raise kind(
             f"RULER's {ruler_task}: {error} Tasks without a corpus: {', '.join(FILELESS_TASKS)}."
         ) from error
-
-
-# Parameters of `ruler_dataset` that a misspelt name could mean.
-_OWN_PARAMETERS = frozenset(
-    ("ruler_task", "length", "generation_kwargs", "gen_kwargs", "output_budget", "data_seed")
-)
-_SETTINGS = _OWN_PARAMETERS | (
-    {option.name for option in fields(RulerOptions)} - {"task", "gen_length", "seed"}
-)
 
 
 def _make_makers(options: RulerOptions) -> list[Maker]:
