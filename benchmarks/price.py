@@ -5,12 +5,9 @@
 The kinds are those of RULER in miniature (`lm_eval_llada.tiny.ruler_evaluation`), with the words of
 evaluation. A cell is a mode, a kind and a length; beyond the trained context the model runs under
 NTK for that length. Every mode answers the same samples in the same batches, so that scores differ
-by the mode alone: a difference comes with the standard error of the paired differences, and the
-verdict is
-
-* `equal` only if every text is that of exact decoding;
-* `worse by x ± y`, or `better`, if the difference is at least two standard errors;
-* `not told apart` else, which is no proof of anything.
+by the mode alone. The verdict is that of `report --against`: `equal` only if every text is that of
+exact decoding, `worse by x ± y`, or `better`, if the 95 % interval of the paired differences leaves
+out nought, and `not told apart` else, which is no proof of anything.
 
 Time is CPU seconds of decoding, as a ratio to exact in the same run. Cells are appended to the
 output as they end and are not run again.
@@ -32,8 +29,11 @@ from benchmarks.json_lines import append_record, read_records
 from lm_eval_llada.checkpoints.names import resolve_checkpoint
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
 from lm_eval_llada.modeling import LLaDAForMaskedLM, load_config, load_model
+from lm_eval_llada.report.kinds import Difference
+from lm_eval_llada.report.verdicts import judged, paired_half
 from lm_eval_llada.rope import RopeChoice
 from lm_eval_llada.tasks.ruler.scores import string_match_all
+from lm_eval_llada.tasks.statistics import clustered_stderr
 from lm_eval_llada.tiny.ruler_evaluation import CELLS, build_samples, make_answerer
 
 EXACT = "exact"
@@ -43,35 +43,41 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "dual": {"cache": "dual"},
     "dual, blocks of 8": {"cache": "dual", "block_length": 8},
     "dual, refreshed every 4": {"cache": "dual", "refresh_every": 4},
+    "prefix, delayed": {"cache": "prefix", "entry": "delayed"},
+    "dual, delayed": {"cache": "dual", "entry": "delayed"},
+    "prompt": {"cache": "prompt"},
+    "prompt, chunks": {"cache": "prompt", "prompt_chunk": 256},
+    "prompt, pages": {"cache": "prompt", "keep": 0.125},
+    "prompt, both": {"cache": "prompt", "prompt_chunk": 256, "keep": 0.125},
+    "prompt, both, fp8": {
+        "cache": "prompt",
+        "prompt_chunk": 256,
+        "keep": 0.125,
+        "cache_dtype": "float8_e4m3fn",
+    },
     "threshold=0.9": {"threshold": 0.9},
     "factor=1": {"factor": 1.0},
 }
-TOLD_APART = 2.0
-"""Standard errors from which on a difference counts."""
 
 
 def verdict(exact: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What two records of the same samples allow to say.
+    """What two records of the same samples allow to say, by the rule of reports.
 
     Args:
         exact: with `texts` and `scores`, one for each sample.
         other: the same of another mode.
     """
-    if exact["texts"] == other["texts"]:
-        return "equal"
-    difference, error = paired(exact["scores"], other["scores"])
-    if abs(difference) < TOLD_APART * error or difference == 0:
-        return "not told apart"
-    word = "better" if difference > 0 else "worse"
-    return f"{word} by {abs(difference):.1f} ± {error:.1f}"
-
-
-def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Mean difference of scores of the same samples, and its standard error."""
-    differences = [b - a for a, b in zip(before, after, strict=True)]
-    if len(differences) < 2:
-        return fmean(differences), math.inf
-    return fmean(differences), stdev(differences) / math.sqrt(len(differences))
+    pairs = list(zip(exact["scores"], other["scores"], strict=True))
+    changes = [after - before for before, after in pairs]
+    samples = range(len(changes))
+    same = fmean(a == b for a, b in zip(exact["texts"], other["texts"], strict=True))
+    change = Difference(
+        fmean(before for before, _ in pairs),
+        fmean(after for _, after in pairs),
+        clustered_stderr(changes, samples),
+        "paired by sample",
+    )
+    return judged(change, paired_half(changes, samples), same).text
 
 
 def run_cells(

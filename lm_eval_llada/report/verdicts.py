@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from lm_eval_llada.report.document import number
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
 from lm_eval_llada.report.kinds import Difference, difference
 from lm_eval_llada.report.samples import Sample
-from lm_eval_llada.tasks.statistics import clustered_interval, wilson_interval
+from lm_eval_llada.tasks.statistics import (
+    clustered_interval,
+    clustered_stderr,
+    wilson_interval,
+)
 
 EQUAL, NOT_TOLD_APART, BETTER, WORSE = "equal", "not told apart", "better", "worse"
 _CONFIDENCE = 0.95
@@ -63,14 +67,30 @@ def verdict(baseline: Evaluation, run: Evaluation, task: str, metric: str = "sco
     change = difference(baseline, run, task, metric)
     pairs = _pairs(baseline, run, task)
     same = sum(a.said == b.said != "" for a, b in pairs) / len(pairs) if pairs else None
-    digits = 1 if metric == "score" else 3
     half = _half(change, pairs if change.how.startswith("paired") else [])
+    return judged(change, half, same, metric)
+
+
+def judged(
+    change: Difference, half: float | None, same: float | None, metric: str = "score"
+) -> Verdict:
+    """What a difference with half of its 95 % interval, and the share of equal texts, come to."""
+    digits = 1 if metric == "score" else 3
     if same == 1 and change.value == 0:
         return Verdict(EQUAL, change, half, same, digits)
     if half is None or abs(change.value) <= half:
         return Verdict(NOT_TOLD_APART, change, half, same, digits)
     is_better = (change.value > 0) != lower_is_better(metric)
     return Verdict(BETTER if is_better else WORSE, change, half, same, digits)
+
+
+def paired_half(changes: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
+    """Half of the 95 % interval of the mean of paired changes; None where too few all agree."""
+    stderr = clustered_stderr(changes, clusters)
+    if stderr is None or (stderr == 0 and len(set(clusters)) < _FEWEST_ALIKE):
+        return None
+    low, high = clustered_interval(changes, clusters, _CONFIDENCE)
+    return (high - low) / 2
 
 
 def lower_is_better(metric: str) -> bool:
@@ -120,12 +140,8 @@ def _half(change: Difference, pairs: Sequence[tuple[Sample, Sample]]) -> float |
         return None
     if not pairs:
         return _NORMAL * change.stderr
-    clusters = [first.cluster for first, _ in pairs]
-    if change.stderr == 0:
-        return 0.0 if len(set(clusters)) >= _FEWEST_ALIKE else None
     changes = [(b.score or 0.0) - (a.score or 0.0) for a, b in pairs]
-    low, high = clustered_interval(changes, clusters, _CONFIDENCE)
-    return (high - low) / 2
+    return paired_half(changes, [first.cluster for first, _ in pairs])
 
 
 def _pairs(baseline: Evaluation, run: Evaluation, task: str) -> list[tuple[Sample, Sample]]:
