@@ -20,6 +20,7 @@ from lm_eval_llada.report.document import (
 from lm_eval_llada.report.evaluations import Evaluation, TaskResult
 from lm_eval_llada.report.samples import Sample
 from lm_eval_llada.tasks.longbench.scores import DATASETS
+from lm_eval_llada.tasks.ruler.options import SYNTHETIC_QUESTIONS
 from lm_eval_llada.tasks.ruler.scores import GROUPS
 from lm_eval_llada.tasks.statistics import clustered_stderr
 
@@ -89,6 +90,8 @@ def kind_of(task: TaskResult) -> Kind | None:
     length = task.length
     if task.score is None or length is None:
         return None
+    if ruler == SYNTHETIC_QUESTIONS:
+        return _kind(_RULER_KINDS["qa"], "RULER", length)
     for group, tasks in GROUPS.items():
         if ruler in tasks:
             return _kind(_RULER_KINDS[group], "RULER", length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -113,3 +113,17 @@ def collate(samples: list[Sample]) -> Batch:
         is_decisive=(is_decisive & ~is_masked.roll(1, dims=1))[is_masked],
         kinds=tuple(sample.kind for sample in samples),
     )
+
+
+def begun_with(batch: Batch, token: int) -> Batch:
+    """The same batch with a token in the first place of each sequence, which is then not asked for.
+
+    The weights of a sequence whose first token was asked for sum to less than one from then on.
+    """
+    ids = batch.input_ids.clone()
+    ids[:, 0] = token
+    kept = batch.rows[:, 1] > 0
+    parts = {
+        name: getattr(batch, name)[kept] for name in ("rows", "targets", "weights", "is_decisive")
+    }
+    return replace(batch, input_ids=ids, **parts)

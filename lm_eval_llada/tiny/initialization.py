@@ -26,8 +26,8 @@ QUERY_KEY_CORRELATION = 0.8
 
 
 @torch.no_grad()
-def initialize(model: LLaDAForMaskedLM, seed: int) -> None:
-    """Overwrites all weights; depends on `seed` and the config only.
+def initialize(model: LLaDAForMaskedLM, seed: int, *, with_neighbours: bool = True) -> None:
+    """Overwrites all weights; depends on `seed`, the config and `with_neighbours` only.
 
     Matrices are normal with standard deviation 1 / sqrt(inputs), those that write to the residual
     stream divided by sqrt(2 * layers). Two departures save most of the time that retrieval takes
@@ -36,6 +36,11 @@ def initialize(model: LLaDAForMaskedLM, seed: int) -> None:
     the heads of the first layer start as look-ups of a neighbour, by offsets that are
     rotation phases on a direction which all embeddings share: a masked token then knows what
     stands next to it. Everything after that, retrieval included, is learnt.
+
+    Args:
+        model: to initialise.
+        seed: of the weights.
+        with_neighbours: whether the heads of the first layer start as look-ups.
     """
     config = model.config
     generator = torch.Generator().manual_seed(seed)
@@ -56,6 +61,8 @@ def initialize(model: LLaDAForMaskedLM, seed: int) -> None:
         query, key = block.q_proj.weight, block.k_proj.weight
         independent = math.sqrt(1 - QUERY_KEY_CORRELATION**2)
         key.copy_(QUERY_KEY_CORRELATION * query + independent * key)
+    if not with_neighbours:
+        return
     first = transformer["blocks"][0]
     for head, offset in enumerate(OFFSETS[: config.n_heads]):
         _look_at_neighbour(first.q_proj.weight, first.k_proj.weight, head, offset, common, config)

@@ -31,16 +31,19 @@ _INNER = {
 }
 
 
-def build_model(config: LLaDAConfig, seed: int, *, is_causal: bool) -> PreTrainedModel:
+def build_model(
+    config: LLaDAConfig, seed: int, *, is_causal: bool, with_neighbours: bool = True
+) -> PreTrainedModel:
     """A fresh model: LLaDA's, or a LLaMA of the same sizes and the same initial weights.
 
     Args:
         config: sizes, as of a LLaDA model with tied embeddings and as many KV heads as heads.
         seed: of the weights.
         is_causal: which of the two.
+        with_neighbours: see `initialize`.
     """
     masked = LLaDAForMaskedLM(config)
-    initialize(masked, seed)
+    initialize(masked, seed, with_neighbours=with_neighbours)
     if not is_causal:
         return masked
     causal = LlamaForCausalLM(_llama_config(config))

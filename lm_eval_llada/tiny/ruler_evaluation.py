@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,18 +30,13 @@ from lm_eval_llada.modeling.families import is_masked
 from lm_eval_llada.modeling.weight_files import read_json
 from lm_eval_llada.rope import RopeChoice
 from lm_eval_llada.tasks.niah.single import build_niah
-from lm_eval_llada.tasks.prompts import ruler_template
 from lm_eval_llada.tasks.ruler import build_ruler
-from lm_eval_llada.tasks.ruler.fitting import fit
+from lm_eval_llada.tasks.ruler.options import SYNTHETIC_QUESTIONS
 from lm_eval_llada.tasks.ruler.scores import string_match_all
-from lm_eval_llada.tasks.ruler.words import adjectives, nouns
 from lm_eval_llada.tiny.corpus import read_corpus
 from lm_eval_llada.tiny.export import wrap_tokenizer
-from lm_eval_llada.tiny.ruler_questions import synthetic_question_maker
-from lm_eval_llada.tiny.train import Trainer, TrainingOptions
-
-SEED = 2025
-"""Of the synthetic questions; the other samples have the package's own."""
+from lm_eval_llada.tiny.train import Trainer
+from lm_eval_llada.tiny.training_options import TrainingOptions
 
 TOKENS_PER_BATCH = 8192
 
@@ -52,7 +46,7 @@ class Cell:
     """One kind of task.
 
     Attributes:
-        task: of RULER; `niah` for the package's own needles, `qa` for synthetic questions.
+        task: of RULER; `niah` for the package's own needles.
         gen_length: tokens of the output.
         settings: what differs from the original's, or from single needles.
     """
@@ -67,15 +61,15 @@ _NOISE = {"type_haystack": "noise"}
 CELLS: Mapping[str, Cell] = {
     "niah": Cell("niah", 16),
     "distractors": Cell("niah", 16, {"num_distractors": 3}),
-    "single": Cell("niah_single_1", 16),
-    "keys": Cell("niah_multikey_1", 16, _NOISE),
-    "needles": Cell("niah_multikey_2", 16),
-    "values": Cell("niah_multivalue", 32, _NOISE),
+    "single": Cell("niah_single_1", 8),
+    "keys": Cell("niah_multikey_1", 8, _NOISE),
+    "needles": Cell("niah_multikey_2", 8),
+    "values": Cell("niah_multivalue", 24, _NOISE),
     "queries": Cell("niah_multiquery", 64, _NOISE),
-    "vt": Cell("vt", 32, {"num_hops": 2, "num_examples": 0}),
-    "cwe": Cell("cwe", 32, {"num_cw": 3, "num_examples": 0}),
-    "fwe": Cell("fwe", 32),
-    "qa": Cell("qa", 32),
+    "vt": Cell("vt", 20, {"num_hops": 2, "num_examples": 0}),
+    "cwe": Cell("cwe", 28, {"num_cw": 3, "num_examples": 0}),
+    "fwe": Cell("fwe", 28),
+    "qa": Cell(SYNTHETIC_QUESTIONS, 16),
 }
 """By kind: four keys, values or queries in noise, two hops, three common words."""
 
@@ -86,8 +80,6 @@ Answerer = Callable[[Sequence[str], int], list[str]]
 def build_samples(tokenizer: Any, kind: str, length: int, number: int) -> list[dict[str, Any]]:
     """Samples of a kind, each with `prompt` and `references`."""
     cell = CELLS[kind]
-    if cell.task == "qa":
-        return [_question(tokenizer, length, cell.gen_length, index) for index in range(number)]
     if cell.task == "niah":
         depths = tuple(range(0, 101, 10))
         repeats = math.ceil(number / len(depths))
@@ -109,24 +101,6 @@ def build_samples(tokenizer: Any, kind: str, length: int, number: int) -> list[d
         settings=cell.settings,
     )
     return [{"prompt": s["input"] + s["gen_prefix"], "references": s["outputs"]} for s in made]
-
-
-def _question(tokenizer: Any, length: int, gen_length: int, index: int) -> dict[str, Any]:
-    def draw_name(rng: random.Random) -> str:
-        return rng.choice([word for word in adjectives() if word.isalpha()])
-
-    def draw_value(rng: random.Random) -> str:
-        return rng.choice([word for word in nouns() if word.isalpha()])
-
-    maker, _ = synthetic_question_maker(
-        seed=f"{SEED}/qa/{index}",
-        num_documents=length // 24,
-        draw_name=draw_name,
-        draw_value=draw_value,
-        template=ruler_template("qa"),
-    )
-    draft = fit(maker, length - gen_length, lambda text: len(tokenizer(text)["input_ids"])).draft
-    return {"prompt": draft.text, "references": list(draft.references)}
 
 
 def score(answer: Answerer, samples: Sequence[dict[str, Any]], gen_length: int) -> list[float]:

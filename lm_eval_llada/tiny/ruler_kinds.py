@@ -16,16 +16,19 @@ from lm_eval_llada.tasks.ruler.common_and_frequent_words import (
     template_asking_for,
 )
 from lm_eval_llada.tasks.ruler.draft import Draft, Maker
+from lm_eval_llada.tasks.ruler.made_up_people import synthetic_question_maker
 from lm_eval_llada.tasks.ruler.needles import NeedleMaker, NeedleSettings
 from lm_eval_llada.tasks.ruler.variable_tracking import TracingMaker, TracingSettings
-from lm_eval_llada.tiny.ruler_questions import synthetic_question_maker
 from lm_eval_llada.tiny.ruler_words import CODE_LENGTHS, NAME_LENGTHS, NUM_DIGITS, TrainingWords
 
 KINDS = ("single", "keys", "values", "queries", "vt", "cwe", "fwe", "qa")
 """What is trained, beside copies, plain sentences with needles, and prose."""
 
 SHARES = (1.5, 2.5, 2.0, 2.0, 1.5, 2.0, 2.0, 1.5)
-"""How often each of `KINDS` comes."""
+"""How often each of `KINDS` comes to begin with."""
+
+FINAL_SHARES = (0.7, 1.5, 3.0, 2.0, 2.0, 3.0, 3.0, 2.0)
+"""The same at the end, where what is looked up by its key alone is there already."""
 
 SHORT_BELOW = 192
 """Tokens below which the original wording would leave no room for a haystack."""
@@ -41,8 +44,9 @@ class Task:
     Attributes:
         kind: one of `KINDS`.
         maker: of its drafts.
-        is_ordered: whether the answers have an order of their own; if not, they are given as they
-            first appear in the text.
+        is_ordered: whether the answers have an order of their own; if not, they are given in any,
+            since the next one is then whatever is asked for and has not been given, and nothing
+            has to be counted off.
         stems: what is written before each answer, if anything. Where it says what is asked for,
             the answer is looked up by what stands right before it, as every other one.
     """
@@ -52,27 +56,32 @@ class Task:
     is_ordered: bool
     stems: tuple[str, ...] = ()
 
-    def answers(self, draft: Draft) -> list[str]:
-        """The references in the order in which training gives them."""
-        if self.is_ordered:
-            return list(draft.references)
-        return sorted(draft.references, key=draft.prompt.index)
+    def answers(self, draft: Draft, rng: random.Random) -> list[str]:
+        """The references in an order in which training may give them."""
+        answers = list(draft.references)
+        return answers if self.is_ordered else rng.sample(answers, len(answers))
 
 
 def draw_task(
-    rng: random.Random, words: TrainingWords, prose: Callable[[int], str], length: int
+    rng: random.Random,
+    words: TrainingWords,
+    prose: Callable[[int], str],
+    length: int,
+    kind: str,
+    *,
+    is_short: bool,
 ) -> Task:
-    """A task of a random kind.
+    """A random task.
 
     Args:
         rng: where the randomness comes from.
         words: what is asked for.
         prose: gives running text of about that many characters.
-        length: tokens of the sample; short ones ask in fewer words and hide less.
+        length: tokens of the sample; short ones hide less.
+        kind: one of `KINDS`.
+        is_short: whether it asks in fewer words than the original.
     """
-    kind = rng.choices(KINDS, SHARES)[0]
     seed = f"train/{rng.getrandbits(64)}"
-    is_short = length < SHORT_BELOW or rng.random() < 0.2
     if kind == "vt":
         return Task(kind, _tracing(rng, words, seed, is_short), is_ordered=True)
     if kind == "cwe":
@@ -105,8 +114,7 @@ def _needles(
     length: int,
     kind: str,
 ) -> NeedleMaker:
-    most = 2 if length < 128 else 4 if length < 256 else 6
-    several = rng.randint(2, most)
+    several = rng.randint(3, 5) if length >= 256 else rng.randint(2, 2 if length < 128 else 4)
     haystack = rng.choices(("noise", "essay", "needle"), (2, 2, 1))[0]
     if kind == "keys":
         haystack = rng.choices(("noise", "essay", "needle"), (2, 1, 2))[0]

@@ -11,12 +11,15 @@ from tokenizers import Tokenizer
 from lm_eval_llada.tasks.ruler.draft import Draft
 from lm_eval_llada.tasks.ruler.fitting import fit
 from lm_eval_llada.tiny.corpus import EOS_ID, SPECIAL_TOKENS, Corpus
-from lm_eval_llada.tiny.ruler_kinds import Task, draw_task
+from lm_eval_llada.tiny.ruler_kinds import KINDS, SHARES, SHORT_BELOW, Task, draw_task
 from lm_eval_llada.tiny.ruler_words import NUM_DIGITS, TrainingWords
 from lm_eval_llada.tiny.samples import Sample, SampleMaker
 
 MAX_ENDING = 24
 """Most end-of-text tokens that a sample plans to have behind its answer."""
+
+MAX_ATTEMPTS = 6
+"""Draws of one kind of task before another kind is drawn, since not every one fits every length."""
 
 MIN_CONTINUED = 48
 """Tokens from which on copies are also masked to their end."""
@@ -77,17 +80,24 @@ class RulerSampleMaker(SampleMaker):
     def _key(self) -> str:
         return self.training_words.key(self.rng)
 
-    def ruler(self, length: int) -> Sample:
+    def ruler(self, length: int, shares: Sequence[float] = SHARES) -> Sample:
         """A task of RULER's, its answer masked as decoding meets it.
 
         Args:
             length: tokens of the sample. What the task leaves over is end-of-text behind it.
+            shares: how often each of `KINDS` is drawn, against the others.
         """
         while True:
-            task = draw_task(self.rng, self.training_words, self._prose, length)
-            sample = self._try_ruler(task, length)
-            if sample is not None:
-                return sample
+            kind = self.rng.choices(KINDS, shares)[0]
+            for attempt in range(MAX_ATTEMPTS):
+                # What does not fit in the original's wording is asked in fewer words.
+                is_short = attempt > 1 or length < SHORT_BELOW or self.rng.random() < 0.2
+                task = draw_task(
+                    self.rng, self.training_words, self._prose, length, kind, is_short=is_short
+                )
+                sample = self._try_ruler(task, length)
+                if sample is not None:
+                    return sample
 
     def _try_ruler(self, task: Task, length: int) -> Sample | None:
         """The sample, or None if the task does not fit."""
@@ -99,15 +109,17 @@ class RulerSampleMaker(SampleMaker):
         except ValueError:
             return None
         ids = self.tokenizer.encode(draft.text).ids
-        # The order of the answers follows the text, which a longer haystack changes.
+        # A longer haystack may change the answers; numbers and words in any order are as long.
         written = self._written(task, draft)
         starts, spans = [], []
+        space = self.tokenizer.token_to_id("Ġ")
         for number, piece in enumerate(written):
             if number % 2:  # an answer, behind what parts it from the one before
-                starts.append(len(ids))
+                # Digits may have a token for the space before them, which decides nothing.
+                starts.append(len(ids) + (piece[0] == space))
                 spans.append((len(ids), len(ids) + len(piece)))
             ids += piece
-        answer = (starts[0] - len(written[0]), len(ids))
+        answer = (spans[0][0] - len(written[0]), len(ids))
         if len(ids) > length:
             return None
         ids += [EOS_ID] * (length - len(ids))
@@ -152,7 +164,7 @@ class RulerSampleMaker(SampleMaker):
 
     def _written(self, task: Task, draft: Draft) -> list[list[int]]:
         """Token ids of the answer: what parts it from the text before, then an answer, in turn."""
-        answers = task.answers(draft)
+        answers = task.answers(draft, self.rng)
         last = len(answers) - 1
         pieces: list[str] = []
         for number, answer in enumerate(answers):

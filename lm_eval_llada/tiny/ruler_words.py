@@ -14,8 +14,10 @@ from lm_eval_llada.tasks.ruler.words import plain_words
 EVALUATED_DIGITS = (5, 7)
 """Digits of the numbers of evaluation, whose first one is never 0."""
 
-NUM_DIGITS = (3, 4, 5, 5, 6, 7, 7, 8)
-"""Digits of the numbers of training; those of an evaluated length begin with 0."""
+NUM_DIGITS = (4, 4, 6, 8, 8, 10, 10, 10, 5, 7)
+"""Digits of the numbers of training; those of an evaluated length begin with 0. They are few, so
+that 0 is not what a number begins with. In tokens of three digits, numbers of four and ten end as
+those of seven do, and numbers of eight as those of five."""
 
 NAME_LENGTHS = (2, 4, 4, 6, 7)
 """Letters of a variable's name: evaluation has 5, and 3 in worked examples."""

@@ -17,7 +17,7 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,16 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
-from lm_eval_llada.errors import unknown_choice
-from lm_eval_llada.modeling import LLaDAConfig, load_model
 from lm_eval_llada.tiny.corpus import (
     BOS_ID,
-    EOS_ID,
-    MASK_ID,
     Corpus,
     read_corpus,
+    train_tokenizer,
 )
-from lm_eval_llada.tiny.curriculum import Batch, Stage
+from lm_eval_llada.tiny.curriculum import Batch, Stage, begun_with
 from lm_eval_llada.tiny.export import save_checkpoint
 from lm_eval_llada.tiny.objectives import (
     block_matrices,
@@ -45,96 +42,11 @@ from lm_eval_llada.tiny.objectives import (
     predict,
 )
 from lm_eval_llada.tiny.recipes import RECIPES
-
-TRAIN_LENGTH = 512
-"""Trained context in tokens."""
-
-ROPE_THETA = 1e4
-"""With 512 tokens and heads of 64 the critical dimension is 32, half of head_dim as in LLaDA."""
-
-OBJECTIVES = ("masked", "causal", "block")
+from lm_eval_llada.tiny.start import start_from
+from lm_eval_llada.tiny.training_options import TrainingOptions
 
 AVERAGING = 0.97
 """Decay per batch of the running accuracies and losses."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What identifies a run; a resumed run must have the same.
-
-    Attributes:
-        recipe: one of `RECIPES`.
-        objective: `masked` as LLaDA is trained, `causal` as LLaMA is, or `block`.
-        block_length: tokens of a block under `block`.
-        start_from: checkpoint whose weights and tokenizer it begins with; empty for fresh ones.
-        seed: of weights, samples and masks.
-        width: hidden size; heads have 64 dimensions.
-        layers: number of blocks.
-        mlp_width: hidden size of the gated MLP.
-        tokens_per_batch: about this many tokens a step of the curriculum.
-        tail_tokens_per_batch: the same after it, where contexts are longest and samples fewest.
-        learning_rate: peak, for both optimizers.
-        weight_decay: of the matrices inside blocks.
-        warmup_steps: linear rise at the start.
-        constant_steps: steps after the curriculum, at the peak learning rate.
-        decay_steps: steps after those, in which it falls linearly to zero.
-        min_stage_steps: shortest stay in a stage.
-        max_stage_steps: longest, so that an unlucky seed goes on as well.
-    """
-
-    recipe: str = "needles"
-    objective: str = "masked"
-    block_length: int = 8
-    start_from: str = ""
-    seed: int = 0
-    width: int = 256
-    layers: int = 4
-    mlp_width: int = 512
-    tokens_per_batch: int = 2048
-    tail_tokens_per_batch: int = 4096
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
-    warmup_steps: int = 50
-    constant_steps: int = 1000
-    decay_steps: int = 2000
-    min_stage_steps: int = 60
-    max_stage_steps: int = 2000
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown objective or recipe.
-
-        Raises:
-            ValueError: if it is none of `OBJECTIVES` or `RECIPES`.
-        """
-        if self.recipe not in RECIPES:
-            raise unknown_choice("recipe", self.recipe, RECIPES)
-        if self.objective not in OBJECTIVES:
-            raise unknown_choice("objective", self.objective, OBJECTIVES)
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether tokens see only those before them."""
-        return self.objective == "causal"
-
-    def model_config(self, vocab_size: int = 1024) -> LLaDAConfig:
-        """Config of the model to train, in LLaDA's terms."""
-        return LLaDAConfig(
-            d_model=self.width,
-            n_layers=self.layers,
-            n_heads=self.width // 64,
-            n_kv_heads=self.width // 64,
-            mlp_hidden_size=self.mlp_width,
-            vocab_size=vocab_size,
-            embedding_size=vocab_size,
-            max_sequence_length=TRAIN_LENGTH,
-            block_length=self.block_length if self.objective == "block" else None,
-            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-            weight_tying=True,
-            mask_token_id=MASK_ID,
-            eos_token_id=EOS_ID,
-            pad_token_id=EOS_ID,
-            bos_token_id=BOS_ID,
-        )
 
 
 class Trainer:
@@ -146,18 +58,20 @@ class Trainer:
         self.corpus = corpus
         self.recipe = RECIPES[options.recipe]
         start = options.start_from
-        self.tokenizer = (
-            load_tokenizer(start).backend_tokenizer
-            if start
-            else self.recipe.train_tokenizer(corpus)
-        )
+        base = load_tokenizer(start).backend_tokenizer if start else train_tokenizer(corpus)
+        self.tokenizer = self.recipe.extend_tokenizer(base)
         self.maker = self.recipe.make_samples(
             corpus, self.tokenizer, options.seed, is_causal=options.objective != "masked"
         )
         config = options.model_config(self.tokenizer.get_vocab_size())
-        self.model = build_model(config, options.seed, is_causal=options.is_causal)
+        self.model = build_model(
+            config,
+            options.seed,
+            is_causal=options.is_causal,
+            with_neighbours=options.first_layer == "neighbours",
+        )
         if start:
-            self.model.load_state_dict(load_model(start, dtype="float32").state_dict())
+            start_from(self.model, start)
         self.optimizers = self._make_optimizers()
         self.step = 0
         self.stage = 0
@@ -214,6 +128,8 @@ class Trainer:
         options = self.options
         size = options.tail_tokens_per_batch if self.in_tail else options.tokens_per_batch
         batch = self.recipe.draw_batch(self.maker, self.current_stage(), size)
+        if options.first_token == "bos":
+            batch = begun_with(batch, BOS_ID)
         with torch.autocast("cpu", torch.bfloat16):
             logits = predict(self.model, batch, self.maker.array_rng)
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")

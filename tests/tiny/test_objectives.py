@@ -9,8 +9,6 @@ import torch
 from lm_eval_llada.modeling import LLaDAForMaskedLM
 from lm_eval_llada.tiny.corpus import (
     MASK_ID,
-    read_corpus,
-    train_tokenizer,
 )
 from lm_eval_llada.tiny.curriculum import (
     Stage,
@@ -23,30 +21,17 @@ from lm_eval_llada.tiny.objectives import (
     predict,
 )
 from lm_eval_llada.tiny.samples import SampleMaker
-from lm_eval_llada.tiny.train import (
-    Trainer,
-    TrainingOptions,
-    run,
-)
+from lm_eval_llada.tiny.train import Trainer, run
+from lm_eval_llada.tiny.training_options import TrainingOptions
 
 OPTIONS = TrainingOptions(width=128, layers=2, mlp_width=96, tokens_per_batch=128)
 STAGE = Stage(64, 2, 0.3, 0.3, 1.0)
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module")
-def corpus():
-    return read_corpus()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(corpus):
-    return train_tokenizer(corpus)
-
-
 @pytest.fixture
-def maker(corpus, tokenizer):
-    return SampleMaker(corpus, tokenizer, seed=1, is_causal=True)
+def maker(small_corpus, tokenizer):
+    return SampleMaker(small_corpus, tokenizer, seed=1, is_causal=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +84,12 @@ def test_masked_copies_are_told_by_what_stands_before(maker):
         assert sample.input_ids[first_masked] in known
 
 
-def test_both_objectives_see_the_same_samples_apart_from_which_copy_is_masked(corpus, tokenizer):
-    streams = [SampleMaker(corpus, tokenizer, 4, is_causal=causal) for causal in (False, True)]
+def test_both_objectives_see_the_same_samples_apart_from_which_copy_is_masked(
+    small_corpus, tokenizer
+):
+    streams = [
+        SampleMaker(small_corpus, tokenizer, 4, is_causal=causal) for causal in (False, True)
+    ]
     kinds = set()
     for _ in range(30):
         masked, causal = (draw_batch(maker, STAGE, 256) for maker in streams)
@@ -120,7 +109,7 @@ def test_matrices_of_blocks_are_the_same_number_in_both():
     assert len(shapes[0]) == 7 * OPTIONS.layers
 
 
-def test_a_causal_run_ends_in_a_folder_that_transformers_opens(corpus, tmp_path):
+def test_a_causal_run_ends_in_a_folder_that_transformers_opens(small_corpus, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = TrainingOptions(
@@ -135,7 +124,7 @@ def test_a_causal_run_ends_in_a_folder_that_transformers_opens(corpus, tmp_path)
         constant_steps=1,
         decay_steps=1,
     )
-    run(Trainer(options, corpus), tmp_path)
+    run(Trainer(options, small_corpus), tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert model.config.model_type == "llama"
     assert model.config.max_position_embeddings == 512

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,37 +19,23 @@ from lm_eval_llada.tasks.niah.single import NiahOptions
 from lm_eval_llada.tasks.niah.words import EVALUATION_WORDS
 from lm_eval_llada.tasks.text.haystacks import heldout_text, noise_sentences
 from lm_eval_llada.tiny.corpus import (
+    BOS_ID,
     MASK_ID,
     SPECIAL_TOKENS,
-    read_corpus,
-    train_tokenizer,
 )
 from lm_eval_llada.tiny.curriculum import (
     FINAL_STAGE,
     STAGES,
+    begun_with,
     collate,
     draw_batch,
 )
 from lm_eval_llada.tiny.samples import SampleMaker
-from lm_eval_llada.tiny.train import (
-    TRAIN_LENGTH,
-    Trainer,
-    TrainingOptions,
-    run,
-)
+from lm_eval_llada.tiny.train import Trainer, run
+from lm_eval_llada.tiny.training_options import TRAIN_LENGTH, TrainingOptions
 
 SHARED_RUN = 8
 """Words in a row that two texts may not share; shorter runs are ordinary phrases."""
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    return read_corpus()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(corpus):
-    return train_tokenizer(corpus)
 
 
 @pytest.fixture
@@ -152,15 +139,15 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
-def test_a_resumed_run_equals_one_that_was_never_killed(corpus, tmp_path):
-    whole = Trainer(SMALL, corpus)
+def test_a_resumed_run_equals_one_that_was_never_killed(small_corpus, tmp_path):
+    whole = Trainer(SMALL, small_corpus)
     for _ in range(6):
         whole.train_step()
-    first = Trainer(SMALL, corpus)
+    first = Trainer(SMALL, small_corpus)
     for _ in range(3):
         first.train_step()
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = Trainer(SMALL, corpus)
+    second = Trainer(SMALL, small_corpus)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=False))
     for _ in range(3):
         second.train_step()
@@ -169,18 +156,18 @@ def test_a_resumed_run_equals_one_that_was_never_killed(corpus, tmp_path):
         assert torch.equal(parameter, weights_of(second)[name]), name
 
 
-def test_a_state_of_other_options_is_refused(corpus):
-    state = Trainer(SMALL, corpus).state_dict()
+def test_a_state_of_other_options_is_refused(small_corpus):
+    state = Trainer(SMALL, small_corpus).state_dict()
     other = TrainingOptions(**{**state["options"], "seed": 5})
     with pytest.raises(ValueError, match="saved run has options="):
-        Trainer(other, corpus).load_state_dict(state)
+        Trainer(other, small_corpus).load_state_dict(state)
 
 
-def test_a_finished_run_writes_a_checkpoint_that_loads(corpus, tmp_path):
+def test_a_finished_run_writes_a_checkpoint_that_loads(small_corpus, tmp_path):
     options = TrainingOptions(
         width=64, layers=1, mlp_width=32, tokens_per_batch=128, constant_steps=2, decay_steps=2
     )
-    trainer = Trainer(options, corpus)
+    trainer = Trainer(options, small_corpus)
     trainer.stage = len(STAGES)
     run(trainer, tmp_path, log_every=1)
     config = load_config(str(tmp_path))
@@ -188,7 +175,30 @@ def test_a_finished_run_writes_a_checkpoint_that_loads(corpus, tmp_path):
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["steps"] == 4
     assert trainer.learning_rate() == 0.0
-    assert record["corpus_sha256"] == corpus.sha256
+    assert record["corpus_sha256"] == small_corpus.sha256
+
+
+def test_without_neighbours_only_the_look_ups_of_the_first_layer_are_others(small_corpus):
+    options = asdict(SMALL)
+    plain = weights_of(Trainer(SMALL, small_corpus))
+    random = weights_of(
+        Trainer(TrainingOptions(**{**options, "first_layer": "random"}), small_corpus)
+    )
+    changed = {name for name in plain if not torch.equal(plain[name], random[name])}
+    first = "model.transformer.blocks.0"
+    assert changed == {f"{first}.q_proj.weight", f"{first}.k_proj.weight"}
+
+
+def test_a_first_token_stands_first_and_is_not_asked_for(maker):
+    batch = draw_batch(maker, STAGES[0], tokens_per_batch=512)
+    batch.rows[0, 1] = 0
+    begun = begun_with(batch, BOS_ID)
+    assert (begun.input_ids[:, 0] == BOS_ID).all()
+    assert torch.equal(begun.input_ids[:, 1:], batch.input_ids[:, 1:])
+    asked = batch.rows[:, 1] > 0
+    assert 0 < len(begun.rows) == int(asked.sum()) < len(batch.rows)
+    for name in ("rows", "targets", "weights", "is_decisive"):
+        assert torch.equal(getattr(begun, name), getattr(batch, name)[asked])
 
 
 @pytest.mark.parametrize("name", TINY_MODELS)

@@ -12,7 +12,8 @@ from lm_eval_llada.rope import RopeChoice
 from lm_eval_llada.tasks.niah.scores import niah_exact
 from lm_eval_llada.tasks.niah.single import build_niah
 from lm_eval_llada.tiny.corpus import read_corpus
-from lm_eval_llada.tiny.train import Trainer, TrainingOptions
+from lm_eval_llada.tiny.train import Trainer
+from lm_eval_llada.tiny.training_options import TrainingOptions
 
 
 def needles(rope: RopeChoice, length: int, depths: tuple[int, ...]) -> dict[int, int]:

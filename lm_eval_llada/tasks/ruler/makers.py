@@ -9,8 +9,9 @@ from lm_eval_llada.tasks.ruler.common_and_frequent_words import (
     frequent_words_maker,
 )
 from lm_eval_llada.tasks.ruler.draft import Maker
+from lm_eval_llada.tasks.ruler.made_up_people import made_up_question_maker
 from lm_eval_llada.tasks.ruler.needles import NIAH_TASKS, needle_maker
-from lm_eval_llada.tasks.ruler.options import RulerOptions
+from lm_eval_llada.tasks.ruler.options import SYNTHETIC_QUESTIONS, RulerOptions
 from lm_eval_llada.tasks.ruler.question_answering import question_maker
 from lm_eval_llada.tasks.ruler.variable_tracking import tracing_maker
 from lm_eval_llada.tasks.text.haystacks import HUB_REVISION, corpus
@@ -73,6 +74,10 @@ def _frequent_words(options: RulerOptions, index: int) -> Maker:
 def _questions(options: RulerOptions, index: int) -> Maker:
     if options.settings:
         raise ValueError(f"{options.task} has no settings; got {', '.join(options.settings)}.")
+    if options.task == SYNTHETIC_QUESTIONS:
+        return made_up_question_maker(
+            seed=_seed(options, index), length=options.length, template=options.wording
+        )
     return question_maker(
         options.task,
         index=index,

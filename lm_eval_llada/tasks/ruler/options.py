@@ -18,7 +18,11 @@ FILELESS_TASKS: tuple[str, ...] = (
     *("niah_single_1", "niah_multikey_2", "niah_multikey_3"),
     *("vt", "cwe", "fwe"),
 )
-"""The tasks that are made without any corpus."""
+"""Those of the original's tasks that are made without any corpus."""
+
+
+SYNTHETIC_QUESTIONS = "qa_synthetic"
+"""qa without a corpus, which the original has not."""
 
 
 def kind_of(task: str) -> str:
@@ -27,8 +31,9 @@ def kind_of(task: str) -> str:
     Raises:
         ValueError: If the task is unknown; the message names the nearest.
     """
-    if task not in RULER_TASKS:
-        raise unknown_choice("RULER task", task, RULER_TASKS)
+    known = (*RULER_TASKS, SYNTHETIC_QUESTIONS)
+    if task not in known:
+        raise unknown_choice("RULER task", task, known)
     return task.partition("_")[0]
 
 
@@ -37,7 +42,7 @@ class RulerOptions(SampleOptions):
     """What a set of samples is made of. A ``data_dir`` is one with ``ruler/`` and ``needlebench/``.
 
     Attributes:
-        task: One of ``RULER_TASKS``.
+        task: One of ``RULER_TASKS``, or ``SYNTHETIC_QUESTIONS``.
         length: Tokens of prompt, answer prefix and output together, in ``length_unit``.
         gen_length: Tokens reserved for the output.
         num_samples: How many samples.

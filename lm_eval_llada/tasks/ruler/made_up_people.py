@@ -1,12 +1,18 @@
-"""Short documents about made-up people, with a question about one of them: qa in miniature."""
+"""qa_synthetic: short documents about made-up people, and a question about one of them.
+
+RULER's qa without a corpus, for models of a few hundred tokens of context: a document is two
+statements, and every document but one is about somebody else. It is no task of the original's.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
-from lm_eval_llada.tasks.prompts import RulerTemplate
+from lm_eval_llada.tasks.prompts import RulerTemplate, ruler_template
 from lm_eval_llada.tasks.ruler.question_answering import Question, QuestionMaker, QuestionSet
+from lm_eval_llada.tasks.ruler.words import adjectives, nouns
 
 FACTS: tuple[tuple[str, str], ...] = (
     ("{name} was born in {value}.", "Where was {name} born?"),
@@ -20,6 +26,37 @@ FACTS: tuple[tuple[str, str], ...] = (
 
 FACTS_EACH = 2
 """Statements in a document."""
+
+TOKENS_EACH = 24
+"""Tokens of a sample's length for each document that there is to hide the right one among."""
+
+
+def made_up_question_maker(
+    *, seed: str, length: int, template: RulerTemplate | None = None
+) -> QuestionMaker:
+    """The maker of one sample of an evaluation, with wonderwords' words for names and values.
+
+    Args:
+        seed: names the sample; everything random depends on it alone.
+        length: tokens of the sample.
+        template: wording of the prompt; that of RULER's qa where it is None.
+
+    Raises:
+        ImportError: if wonderwords or lm-eval is not installed.
+    """
+    maker, _ = synthetic_question_maker(
+        seed=seed,
+        num_documents=max(2, length // TOKENS_EACH),
+        draw_name=lambda rng: rng.choice(_whole(adjectives())),
+        draw_value=lambda rng: rng.choice(_whole(nouns())),
+        template=template or ruler_template("qa"),
+    )
+    return maker
+
+
+@lru_cache(maxsize=2)
+def _whole(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if word.isalpha())
 
 
 def synthetic_question_maker(
