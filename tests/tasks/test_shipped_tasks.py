@@ -1,4 +1,4 @@
-"""The 648 names that we ship: what each resolves to, and the folder that has them as plain files.
+"""The 669 names that we ship: what each resolves to, and the folder that has them as plain files.
 
 `resolved_configs.txt` was made of the task files as they were before there were grids. After a
 deliberate change of a task, `python -m tests.tasks.test_shipped_tasks` writes it anew; the diff
@@ -69,7 +69,7 @@ def test_every_name_resolves_to_the_config_it_had(configs) -> None:
 
 def test_names_are_those_of_their_configs_and_nobody_elses(configs) -> None:
     names = {config.get("group") or config["task"] for config in configs.values()}
-    assert names == set(configs) and len(names) == 648
+    assert names == set(configs) and len(names) == 669
     manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
     assert set(manager.all_tasks) == names | {"llada_niah", "llada_perplexity"}
     # The harness' files are searched as text: an index of them takes ten times as long.
@@ -123,7 +123,7 @@ def test_the_folder_appears_whole_for_all_who_ask_at_once(cache, monkeypatch) ->
         found = list(pool.map(lambda _: tasks_path(), range(4)))
     assert len(set(found)) == 1
     assert list(cache.iterdir()) == [found[0]]
-    assert len(list(found[0].rglob("[!_]*.yaml"))) == 648
+    assert len(list(found[0].rglob("[!_]*.yaml"))) == 669
     # What is there is not written again.
     monkeypatch.setattr(grid, "write_shipped", lambda *_: pytest.fail("written twice"))
     assert tasks_path() == found[0]

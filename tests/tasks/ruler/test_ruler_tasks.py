@@ -21,6 +21,7 @@ from lm_eval_llada.tasks.grid import tasks_path
 from lm_eval_llada.tasks.ruler.options import (
     FILELESS_TASKS,
     RULER_TASKS,
+    SYNTHETIC_QUESTIONS,
     kind_of,
 )
 from lm_eval_llada.tasks.ruler.samples import ruler_dataset
@@ -32,10 +33,14 @@ FOLDER = tasks_path() / "ruler"
 RULER_LENGTHS = {f"{size}k": size * 1024 for size in (4, 8, 16, 32, 64, 128)}
 RESERVED = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
 LEAVES = {f"ruler_{task}_{size}": (task, size) for size in RULER_LENGTHS for task in RULER_TASKS}
+TINY_KINDS = ("niah",) * 4 + ("vt", "cwe", "fwe", "qa")
+TINY_LENGTHS = (512, 1024, 2048)
 GROUP_NAMES = {
     *(f"ruler_{size}" for size in RULER_LENGTHS),
     *(f"ruler_{group}_{size}" for group in GROUPS for size in RULER_LENGTHS),
-    *("ruler_tiny", "ruler_tiny_512", "ruler_tiny_2048"),
+    "ruler_tiny",
+    *(f"ruler_tiny_{length}" for length in TINY_LENGTHS),
+    *(f"ruler_tiny_{group}_{length}" for group in GROUPS for length in TINY_LENGTHS),
 }
 TINY = sorted({path.stem for path in FOLDER.glob("ruler_tiny*.yaml")} - GROUP_NAMES)
 
@@ -88,16 +93,18 @@ def test_task_files_agree_with_their_name_and_reserve_what_they_generate(size):
         assert config["custom_dataset"] is ruler_dataset
 
 
-def test_tiny_tasks_are_short_without_a_corpus_and_named_if_reduced():
+def test_tiny_tasks_are_miniatures_of_every_kind_without_a_corpus():
     tasks = [load_yaml(FOLDER / f"{name}.yaml", resolve_func=True) for name in TINY]
+    kinds: dict[int, list[str]] = {length: [] for length in TINY_LENGTHS}
     for config in tasks:
         metadata = config["metadata"]
-        assert metadata["ruler_task"] in FILELESS_TASKS
-        mark = "_reduced" if "settings" in metadata else ""
-        expected = f"ruler_tiny_{metadata['ruler_task']}{mark}_{metadata['length']}"
-        assert config["task"] == expected
-        assert 512 <= metadata["length"] <= 4096
-    assert {config["metadata"]["ruler_task"] for config in tasks} == set(FILELESS_TASKS)
+        task, length = metadata["ruler_task"], metadata["length"]
+        assert config["task"] == f"ruler_tiny_{task}_{length}"
+        kinds[length].append(kind_of(task))
+        essays = task not in (*FILELESS_TASKS, SYNTHETIC_QUESTIONS)
+        assert metadata["settings"].get("type_haystack", "") == ("noise" if essays else "")
+        assert metadata["num_samples"] == 30
+    assert all(sorted(found) == sorted(TINY_KINDS) for found in kinds.values())
 
 
 def test_listing_is_clean_and_names_are_free_in_lm_evals_own_tasks(caplog):
