@@ -26,12 +26,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CON
 
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
-.PHONY: help demo figure1 bench test test-slow test-gpu test-floors test-pythons lint clean
+.PHONY: help demo figure1 ruler bench test test-slow test-gpu test-floors test-pythons lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       tiny-llada with and without NTK: two tables and one picture (minutes, CPU)'
 	@echo 'make figure1    perplexity and retrieval beyond the trained context (half an hour, CPU)'
+	@echo 'make ruler      the papers'"'"' RULER table in miniature, diffusion against causal (15 minutes, CPU)'
 	@echo 'make bench      speed against the plain loops: a table and benchmarks/results/speed.jsonl'
 	@echo 'make test       all tests but the slow ones'
 	@echo 'make test-slow  the slow tests'
@@ -46,6 +47,9 @@ demo: $(VENV)/.installed-plot
 
 figure1: $(VENV)/.installed-plot
 	$(BIN)/python -m benchmarks.figure1
+
+ruler: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.ruler_miniature
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.speed --output benchmarks/results/speed.jsonl
