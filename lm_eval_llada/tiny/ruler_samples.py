@@ -135,7 +135,10 @@ class RulerSampleMaker(SampleMaker):
     def _masked(
         self, length: int, answer: tuple[int, int], spans: Sequence[tuple[int, int]]
     ) -> NDArray[np.bool_]:
-        """Masks everything, the rest of the answers, some of them whole, or random tokens.
+        """Masks everything, all from an answer or a token on, some answers, or random tokens.
+
+        Mostly from an answer on: which one is next is what decoding has to decide, without those
+        behind it, by which the last one left could be told.
 
         The end of the text is masked with the answer or known before it, for its tokens are the
         surest of all.
@@ -143,9 +146,11 @@ class RulerSampleMaker(SampleMaker):
         rng, array_rng = self.rng, self.array_rng
         start, end = answer
         is_masked = np.zeros(length, dtype=bool)
-        state = rng.choices(("whole", "rest", "items", "part"), (3, 3, 4, 1))[0]
+        state = rng.choices(("whole", "next", "rest", "items", "part"), (2, 5, 2, 1, 1))[0]
         if state == "whole":
             is_masked[start:end] = True
+        elif state == "next":
+            is_masked[rng.choice([start, *(last for _, last in spans[:-1])]) : end] = True
         elif state == "rest":
             is_masked[rng.randrange(start, end) : end] = True
         elif state == "items":
