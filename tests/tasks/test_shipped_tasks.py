@@ -82,7 +82,7 @@ def test_names_are_those_of_their_configs_and_nobody_elses(configs) -> None:
 
 def test_every_task_tells_its_samples_how_it_generates(configs) -> None:
     tasks = [config for config in configs.values() if "group" not in config]
-    assert len(tasks) == 497
+    assert len(tasks) == 508
     assert all(issubclass(config["class"], SampledTask) for config in tasks)
     assert not any("generation_kwargs" in config["metadata"] for config in tasks)
 
