@@ -1,6 +1,6 @@
 """What approximations of decoding cost in score, by kind of task and context length.
 
-    python -m benchmarks.price --pretrained tiny-llada --kinds niah distractors --samples 110
+    python -m benchmarks.price --kinds values vt qa --lengths 512 --samples 100
 
 The kinds are those of RULER in miniature (`lm_eval_llada.tiny.ruler_evaluation`), with the words of
 evaluation. A cell is a mode, a kind and a length; beyond the trained context the model runs under
@@ -164,7 +164,7 @@ def _score(scores: Sequence[float]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pretrained", default="tiny-llada")
+    parser.add_argument("--pretrained", default="tiny-ruler")
     parser.add_argument("--kinds", nargs="+", default=list(CELLS), choices=list(CELLS))
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))

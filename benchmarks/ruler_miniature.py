@@ -8,8 +8,9 @@ diffusion model, with diffusion-aware NTK. Prints the scores by kind and by task
 intervals, and the differences of the two models in standard errors, paired by sample. What has
 been run is not run again; `lm-eval-llada report results/ruler` shows all of it.
 
-Decoding keeps the prompt's keys and values (`--cache prefix`), since exact decoding takes an hour;
-`--cache none` is exact.
+The diffusion model reveals all tokens that are at least 90 % sure (`--decoding threshold=0.9`),
+since exact decoding, `--decoding ""`, takes an hour. Caches would save more and cost more, several
+values of a key most of all (docs/speed.md).
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ def command(setting: Setting, length: int, options: argparse.Namespace) -> list[
     model_args = {"pretrained": getattr(options, setting.role), "dtype": options.dtype}
     if setting.rope_method:
         model_args |= {"rope_method": setting.rope_method, "target_length": str(length)}
-    if setting.role == "diffusion" and options.cache != "none":
-        model_args["cache"] = options.cache
+    given = [f"{name}={value}" for name, value in model_args.items()]
+    if setting.role == "diffusion" and options.decoding:
+        given.append(options.decoding)
     return [
         *("--model", "llada" if setting.role == "diffusion" else "hf_rope"),
-        *("--model_args", ",".join(f"{name}={value}" for name, value in model_args.items())),
+        *("--model_args", ",".join(given)),
         *("--tasks", f"ruler_tiny_{length}"),
         *("--metadata", json.dumps({"num_samples": options.samples})),
         *("--output_path", str(_folder(setting, length, options)), "--log_samples"),
@@ -189,7 +191,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--causal", default="tiny-ruler-causal")
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), choices=LENGTHS)
     parser.add_argument("--samples", type=int, default=30, help="of each task (30)")
-    parser.add_argument("--cache", default="prefix", help="none is exact (prefix)")
+    parser.add_argument(
+        "--decoding",
+        default="threshold=0.9",
+        help='of the diffusion model, as model arguments; "" is exact (threshold=0.9)',
+    )
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--output", type=Path, default=Path("results/ruler"))
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")

@@ -25,7 +25,7 @@ TASKS = {"niah_single_1": 100.0, "niah_multivalue": 80.0, "vt": 60.0, "qa_synthe
 
 
 def options(folder: Path, **changes: object) -> argparse.Namespace:
-    values = {"diffusion": "d", "causal": "c", "samples": 3, "cache": "prefix"}
+    values = {"diffusion": "d", "causal": "c", "samples": 3, "decoding": "threshold=0.9"}
     return argparse.Namespace(
         **{**values, "dtype": "bfloat16", "lengths": [512], "output": folder, **changes}
     )
@@ -55,17 +55,17 @@ def test_nothing_is_scaled_inside_the_trained_context_and_everything_beyond():
     assert all(setting.runs_at(1024) for setting in SETTINGS)
 
 
-def test_a_command_names_model_rope_and_cache(tmp_path):
+def test_a_command_names_model_rope_and_decoding(tmp_path):
     by_name = {setting.name: command(setting, 1024, options(tmp_path)) for setting in SETTINGS}
     ntk, causal = by_name["NTK"], by_name["causal, NTK"]
     scaled = "rope_method=ntk,target_length=1024"
     assert ntk[:4] == [
-        "--model", "llada", "--model_args", f"pretrained=d,dtype=bfloat16,{scaled},cache=prefix"
+        "--model", "llada", "--model_args", f"pretrained=d,dtype=bfloat16,{scaled},threshold=0.9"
     ]  # fmt: skip
     assert causal[:4] == [
         "--model", "hf_rope", "--model_args", f"pretrained=c,dtype=bfloat16,{scaled}"
     ]  # fmt: skip
-    assert "cache" not in command(SETTINGS[0], 512, options(tmp_path, cache="none"))[3]
+    assert command(SETTINGS[0], 512, options(tmp_path, decoding=""))[3].endswith("bfloat16")
     assert json.loads(ntk[ntk.index("--metadata") + 1]) == {"num_samples": 3}
 
 
