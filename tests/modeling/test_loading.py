@@ -190,7 +190,7 @@ def test_loading_holds_one_copy_of_the_weights(folder, tmp_path):
     assert peak_copies(lambda: load_model(tmp_path, dtype="bfloat16", device="cpu")) < 1.1
     # The measure does see second copies: reading the file whole holds about two. It samples, so on
     # a busy machine it can miss a little of the peak.
-    assert peak_copies(whole_file) > 1.6
+    assert peak_copies(whole_file) > 1.4
 
 
 TENSOR_PARALLEL = """

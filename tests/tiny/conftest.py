@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lm_eval_llada.tiny.corpus import Corpus, read_corpus, train_tokenizer
+from lm_eval_llada.checkpoints.tokenizers import load_tokenizer
+from lm_eval_llada.tiny.corpus import Corpus, read_corpus
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +16,8 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(corpus: Corpus):
-    return train_tokenizer(corpus)
+def tokenizer():
+    return load_tokenizer("tiny-llada").backend_tokenizer
 
 
 @pytest.fixture(scope="session")

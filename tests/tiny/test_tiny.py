@@ -22,6 +22,7 @@ from lm_eval_llada.tiny.corpus import (
     BOS_ID,
     MASK_ID,
     SPECIAL_TOKENS,
+    train_tokenizer,
 )
 from lm_eval_llada.tiny.curriculum import (
     FINAL_STAGE,
@@ -125,7 +126,8 @@ def test_copies_hold_every_masked_token_twice(maker):
             assert np.count_nonzero(sample.input_ids == token) >= 2
 
 
-def test_digits_and_newlines_are_tokens_of_their_own(tokenizer):
+def test_digits_and_newlines_are_tokens_of_their_own(small_corpus):
+    tokenizer = train_tokenizer(small_corpus)
     tokens = tokenizer.encode("is 48213.\n\nx").tokens
     assert [t for t in tokens if t.isdigit()] == list("48213")
     assert tokens.count("Ċ") == 2
