@@ -32,7 +32,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 help:
 	@echo 'make demo       tiny-llada with and without NTK: two tables and one picture (minutes, CPU)'
 	@echo 'make figure1    perplexity and retrieval beyond the trained context (half an hour, CPU)'
-	@echo 'make ruler      the papers'"'"' RULER table in miniature, diffusion against causal (15 minutes, CPU)'
+	@echo 'make ruler      the papers'"'"' RULER table in miniature, diffusion against causal (CPU)'
 	@echo 'make bench      speed against the plain loops: a table and benchmarks/results/speed.jsonl'
 	@echo 'make test       all tests but the slow ones'
 	@echo 'make test-slow  the slow tests'
