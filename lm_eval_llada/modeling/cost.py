@@ -157,7 +157,8 @@ def _prompt_pass_work(
 ) -> Work:
     """The pass that reads a prompt, in chunks if asked."""
     work, chunk = pass_work(config, length, num_rows), options.prompt_chunk
-    num_chunked, num_keys = max(0, prompt_length - NUM_LAST), NUM_FIRST + 3 * (chunk or length)
+    num_chunked = max(0, prompt_length - NUM_LAST)
+    num_keys = NUM_FIRST + 3 * (chunk or length) + length - num_chunked
     # At either end of the prompt a chunk has fewer beside it, which is not told apart.
     num_spared = num_chunked * max(0, length - num_keys)
     spared = 4 * (config.n_layers - 1) * num_spared * _q_width(config)

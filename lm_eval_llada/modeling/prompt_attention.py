@@ -36,9 +36,12 @@ def attend_all(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> T
 
 
 def attend_band(
-    query: Tensor, keys: Tensor, values: Tensor, scaling: float, start: int, chunk: int
+    query: Tensor, keys: Tensor, values: Tensor, scaling: float, start: int, chunk: int, end: int
 ) -> Tensor:
-    """Attention output over the first keys, the queries' own chunk and the two beside it.
+    """Attention output over the first keys, the last, the queries' own chunk and both beside it.
+
+    The last ones hold the question, mostly, which a text that is read in both directions looks at
+    to mark what is asked for.
 
     Args:
         query: (queries, heads, head_dim), of one chunk.
@@ -47,16 +50,13 @@ def attend_band(
         scaling: factor on the scores.
         start: position of the first query.
         chunk: tokens of a chunk.
+        end: position from which on keys are seen by every query.
     """
     number = start // chunk
     first, last = max(0, number - 1) * chunk, (number + 2) * chunk
-    if first <= NUM_FIRST:
-        keys, values = keys[:, :last], values[:, :last]
-    else:
-        keys, values = (
-            torch.cat([states[:, :NUM_FIRST], states[:, first:last]], dim=1)
-            for states in (keys, values)
-        )
+    near = [slice(last)] if first <= NUM_FIRST else [slice(NUM_FIRST), slice(first, last)]
+    seen = [*near, slice(max(last, end), None)]
+    keys, values = (torch.cat([own[:, at] for at in seen], dim=1) for own in (keys, values))
     return attend_all(query, keys, values, scaling)
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from lm_eval_llada.modeling.block import LayerReader, LLaDABlock
 
 NUM_LAST = 64
-"""Last tokens of a prompt, which attend to everything: a question mostly comes last."""
+"""Last tokens of a prompt, which attend to everything and, with the masks behind them, are seen by
+everything: a question mostly comes last."""
 
 # Rows that go through a layer at once. A GPU is busy only with more.
 _PART_ROWS = {"cpu": 512}
@@ -178,10 +179,11 @@ class PromptReader:
 
     def _attended(self, block: LLaDABlock, query: Tensor, both: Tensor, start: int) -> Tensor:
         chunk, keys, values = self._reading.chunk, *both
-        if chunk is None or start >= max(0, self._text.num_kept - NUM_LAST):
+        end = max(0, self._text.num_kept - NUM_LAST)
+        if chunk is None or start >= end:
             return attend_all(query, keys, values, block.scaling)
         parts = [
-            attend_band(query[at : at + chunk], keys, values, block.scaling, start + at, chunk)
+            attend_band(query[at : at + chunk], keys, values, block.scaling, start + at, chunk, end)
             for at in range(0, len(query), chunk)
         ]
         return torch.cat(parts)

@@ -60,7 +60,8 @@ class PlainPrompt:
             for row in range(max(0, num_prompt - NUM_LAST) if is_fill and chunk else 0):
                 near = range((row // chunk - 1) * chunk, (row // chunk + 2) * chunk)
                 for key in range(len(x)):
-                    allowed[row, key] = key < NUM_FIRST or key in near
+                    is_shared = key < NUM_FIRST or key >= num_prompt - NUM_LAST
+                    allowed[row, key] = is_shared or key in near
             shared = (layer, head // self.group)
             num_pages = num_prompt // PAGE
             if not is_first and keep:
