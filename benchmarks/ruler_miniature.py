@@ -28,16 +28,16 @@ from lm_eval_llada.harness.processes import run_evaluations
 from lm_eval_llada.report.document import Section, number, signed, table
 from lm_eval_llada.report.evaluations import Evaluation
 from lm_eval_llada.report.files import find_files
-from lm_eval_llada.report.kinds import difference, kinds_section
+from lm_eval_llada.report.kinds import difference, kind_of, kinds_section
 from lm_eval_llada.report.reading import read_evaluations
 from lm_eval_llada.report.terminal import to_text
 from lm_eval_llada.report.verdicts import score_interval
-from lm_eval_llada.tasks.ruler.options import SYNTHETIC_QUESTIONS
-from lm_eval_llada.tasks.ruler.scores import GROUPS
+from lm_eval_llada.tasks.statistics import NORMAL
 
 TRAINED = 512
 LENGTHS = (512, 1024, 2048)
-_NORMAL = 1.959964  # standard errors of a 95 % interval
+KINDS = ("retrieval", "aggregation", "question answering")
+"""Of tasks, in the order of the papers' NIAH, AGG and QA."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def kinds_table(rows: dict[tuple[int, str], Evaluation]) -> Section:
     """Means by kind as in the papers, each with half of its 95 % interval."""
     header = ["tokens", "RoPE", "NIAH", "AGG", "QA", "average"]
     lines = [
-        [f"{length:,}", name, *(_mean(run, _members(run, kind)) for kind in (*GROUPS, "all"))]
+        [f"{length:,}", name, *(_mean(run, kinds) for kinds in (*((k,) for k in KINDS), KINDS))]
         for (length, name), run in rows.items()
     ]
     return Section("Scores by kind, ± half of the 95 % interval", (table(header, lines),))
@@ -154,18 +154,14 @@ def differences_table(rows: dict[tuple[int, str], Evaluation]) -> Section:
     return Section("Diffusion against causal", (table([*header, "in errors"], lines),))
 
 
-def _members(run: Evaluation, kind: str) -> list[str]:
-    tasks = {"qa": (SYNTHETIC_QUESTIONS,)}.get(kind, GROUPS.get(kind, ()))
-    return [t for t in run.tasks if kind == "all" or run.tasks[t].metadata["ruler_task"] in tasks]
-
-
-def _mean(run: Evaluation, tasks: Sequence[str]) -> str:
-    found = [run.tasks[task] for task in tasks]
+def _mean(run: Evaluation, kinds: Sequence[str]) -> str:
+    of_kind = ((task, kind_of(task)) for task in run.tasks.values())
+    found = [task for task, kind in of_kind if kind is not None and kind.name in kinds]
     if not found:
         return ""
     mean = math.fsum(task.score or 0.0 for task in found) / len(found)
     error = math.sqrt(math.fsum((task.stderr or 0.0) ** 2 for task in found)) / len(found)
-    return f"{number(mean)} ± {number(_NORMAL * error)}"
+    return f"{number(mean)} ± {number(NORMAL * error)}"
 
 
 def _with_interval(run: Evaluation, task: str) -> str:

@@ -17,7 +17,7 @@ from lm_eval_llada.errors import require_whole
 from lm_eval_llada.modeling.block import MLP_CHUNK_BYTES
 from lm_eval_llada.modeling.configuration import LLaDAConfig
 from lm_eval_llada.modeling.prompt_attention import NUM_FIRST, PAGE, num_kept_pages
-from lm_eval_llada.modeling.prompt_pass import NUM_LAST
+from lm_eval_llada.modeling.prompt_pass import num_chunked
 
 # Tensors as wide as the residual stream that live at once in a block, keys and values apart: the
 # stream before and after attention, two norms, queries, the output of attention and its projection,
@@ -157,10 +157,10 @@ def _prompt_pass_work(
 ) -> Work:
     """The pass that reads a prompt, in chunks if asked."""
     work, chunk = pass_work(config, length, num_rows), options.prompt_chunk
-    num_chunked = max(0, prompt_length - NUM_LAST)
-    num_keys = NUM_FIRST + 3 * (chunk or length) + length - num_chunked
+    in_chunks = num_chunked(prompt_length)
+    num_keys = NUM_FIRST + 3 * (chunk or length) + length - in_chunks
     # At either end of the prompt a chunk has fewer beside it, which is not told apart.
-    num_spared = num_chunked * max(0, length - num_keys)
+    num_spared = in_chunks * max(0, length - num_keys)
     spared = 4 * (config.n_layers - 1) * num_spared * _q_width(config)
     return replace(work, attention=work.attention - spared)
 

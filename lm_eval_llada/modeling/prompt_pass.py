@@ -24,6 +24,12 @@ NUM_LAST = 64
 """Last tokens of a prompt, which attend to everything and, with the masks behind them, are seen by
 everything: a question mostly comes last."""
 
+
+def num_chunked(prompt_length: int) -> int:
+    """Tokens of a prompt that are read in chunks, if it is: all but the last."""
+    return max(0, prompt_length - NUM_LAST)
+
+
 # Rows that go through a layer at once. A GPU is busy only with more.
 _PART_ROWS = {"cpu": 512}
 MANY_ROWS = 4096
@@ -171,7 +177,7 @@ class PromptReader:
         """Rows to take at once: whole chunks, then those that attend to everything."""
         size, start = _part_rows(device_type), 0
         if (chunk := self._reading.chunk) is not None:
-            end = max(0, self._text.num_kept - NUM_LAST)
+            end = num_chunked(self._text.num_kept)
             step = max(1, size // chunk) * chunk
             yield from (slice(at, min(at + step, end)) for at in range(0, end, step))
             start = end
@@ -179,7 +185,7 @@ class PromptReader:
 
     def _attended(self, block: LLaDABlock, query: Tensor, both: Tensor, start: int) -> Tensor:
         chunk, keys, values = self._reading.chunk, *both
-        end = max(0, self._text.num_kept - NUM_LAST)
+        end = num_chunked(self._text.num_kept)
         if chunk is None or start >= end:
             return attend_all(query, keys, values, block.scaling)
         parts = [

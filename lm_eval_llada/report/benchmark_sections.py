@@ -31,10 +31,10 @@ from lm_eval_llada.report.settings import named_runs
 from lm_eval_llada.report.verdicts import score_interval, spans
 from lm_eval_llada.tasks.longbench.scores import CATEGORIES, DATASETS
 from lm_eval_llada.tasks.ruler.scores import GROUPS
+from lm_eval_llada.tasks.statistics import NORMAL
 
 _Found = Sequence[tuple[Evaluation, Scores]]
 _Means = Callable[[Scores], Mapping[str, tuple[float | None, float | None]]]
-_NORMAL = 1.959964
 _GROUP_NAMES = {"niah": "NIAH", "agg": "AGG", "qa": "QA"}
 
 
@@ -162,7 +162,7 @@ def _panels_by_length(by_run: _Found) -> dict[str, list[Line]]:
 
 def _line(label: str, by_length: Sequence[Scores], names: Sequence[str]) -> Line:
     values = {s.length: sum(s.values[n] for n in names) / len(names) for s in by_length}
-    errors = {s.length: _NORMAL * e for s in by_length if (e := s.stderr(names)) is not None}
+    errors = {s.length: NORMAL * e for s in by_length if (e := s.stderr(names)) is not None}
     return Line(label, values, errors)
 
 

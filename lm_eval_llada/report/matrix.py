@@ -28,9 +28,9 @@ from lm_eval_llada.report.verdicts import (
     spans,
     verdict,
 )
+from lm_eval_llada.tasks.statistics import NORMAL
 
 _GROUPS = ("NIAH", "RULER", "LongBench", "Perplexity", "Other tasks")
-_NORMAL = 1.959964
 _WIDEST = 100.0
 # Of tasks of others, the metric that is usually quoted; else their first.
 _USUAL = ("score", "acc_norm", "acc", "exact_match", "pass@1", "f1", "rouge1", "bits_per_byte")
@@ -230,7 +230,7 @@ def _mean_row(
             continue
         interval = ""
         if error:  # without spread its interval is not known to be a point
-            interval = spans(max(0.0, value - _NORMAL * error), min(100.0, value + _NORMAL * error))
+            interval = spans(max(0.0, value - NORMAL * error), min(100.0, value + NORMAL * error))
         scores.append(Score(number(value), value, interval, "mean of all its tasks"))
     if not any(scores):
         return None
@@ -251,7 +251,7 @@ def _mean_changes(
                 continue
             names = [task.name for task in own.tasks.values()]
             change = mean_difference([difference(base, other, n, "score") for n in names])
-            half = None if change.stderr is None else _NORMAL * change.stderr
+            half = None if change.stderr is None else NORMAL * change.stderr
             is_clear = half is not None and abs(change.value) > half
             kind = (BETTER if change.value > 0 else WORSE) if is_clear else ""
             known = "" if half is None else f" ± {number(half)}"

@@ -23,8 +23,8 @@ from lm_eval_llada.report.files import ResultFile
 from lm_eval_llada.report.kinds import mean_difference
 from lm_eval_llada.report.settings import approximations, machine_of, own_entry, settings_of
 from lm_eval_llada.report.verdicts import BETTER, EQUAL, NOT_TOLD_APART, WORSE, verdict
+from lm_eval_llada.tasks.statistics import NORMAL
 
-_NORMAL = 1.959964
 _SUMMARY_HEADER = (
     *("approximation", "of", "tasks", "exact", "approximate", "difference"),
     *(EQUAL, NOT_TOLD_APART, WORSE, BETTER, "same texts", "times as fast"),
@@ -124,7 +124,7 @@ def _point(run: Evaluation, origins: dict[str, Evaluation]) -> Point:
     known = [error for error in errors if error is not None]
     half = None
     if len(known) == len(tasks):
-        half = _NORMAL * math.sqrt(math.fsum(e**2 for e in known)) / len(tasks)
+        half = NORMAL * math.sqrt(math.fsum(e**2 for e in known)) / len(tasks)
     origin = origins[run.label].label if run.label in origins else ""
     score = math.fsum(task.score or 0.0 for task in tasks) / len(tasks)
     return Point(run.label, seconds_a_sample(run) or 0.0, score, half, origin)
@@ -144,7 +144,7 @@ def _price(exact: Evaluation, run: Evaluation) -> list[str]:
     known = [share for share in shares if share is not None]
     same = GAP if len(known) < len(shares) else f"{100 * math.fsum(known) / len(known):.0f} %"
     # Without any spread the size of a change is not known to be exact.
-    plus_minus = f" ± {number(_NORMAL * change.stderr)}" if change.stderr else ""
+    plus_minus = f" ± {number(NORMAL * change.stderr)}" if change.stderr else ""
     return [
         *(", ".join(approximations(run)), exact.label, str(len(names))),
         *(number(change.first), number(change.second), signed(change.value) + plus_minus),

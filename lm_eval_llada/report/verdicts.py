@@ -11,6 +11,7 @@ from lm_eval_llada.report.evaluations import Evaluation, TaskResult
 from lm_eval_llada.report.kinds import Difference, difference
 from lm_eval_llada.report.samples import Sample
 from lm_eval_llada.tasks.statistics import (
+    NORMAL,
     clustered_interval,
     clustered_stderr,
     wilson_interval,
@@ -18,7 +19,6 @@ from lm_eval_llada.tasks.statistics import (
 
 EQUAL, NOT_TOLD_APART, BETTER, WORSE = "equal", "not told apart", "better", "worse"
 _CONFIDENCE = 0.95
-_NORMAL = 1.959964  # standard errors of a 95 % interval where degrees of freedom are not known
 # With fewer independent changes, all to one side, chance does that in more than 5 % of cases.
 _FEWEST_ALIKE = 6
 _LOWER_IS_BETTER = ("ppl", "perplexity", "bits_per_byte", "nats", "loss", "mse", "brier")
@@ -110,14 +110,14 @@ def score_interval(
     value = task.metrics[metric]
     if metric != "score":
         error = task.errors.get(metric)
-        return None if error is None else (value - _NORMAL * error, value + _NORMAL * error)
+        return None if error is None else (value - NORMAL * error, value + NORMAL * error)
     scores = [sample.score for sample in samples if sample.score is not None]
     if scores and len(scores) == task.samples:
         return sample_interval(scores, [sample.cluster for sample in samples])
     error = task.stderr
     if error is None or (error == 0 and value in (0, 100)):
         return _wilson(value, task.samples) if error == 0 and task.samples else None
-    return max(0.0, value - _NORMAL * error), min(100.0, value + _NORMAL * error)
+    return max(0.0, value - NORMAL * error), min(100.0, value + NORMAL * error)
 
 
 def sample_interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, float] | None:
@@ -139,7 +139,7 @@ def _half(change: Difference, pairs: Sequence[tuple[Sample, Sample]]) -> float |
     if change.stderr is None:
         return None
     if not pairs:
-        return _NORMAL * change.stderr
+        return NORMAL * change.stderr
     changes = [(b.score or 0.0) - (a.score or 0.0) for a, b in pairs]
     return paired_half(changes, [first.cluster for first, _ in pairs])
 

@@ -6,6 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
+NORMAL = 1.959964
+"""Standard errors of a 95 % interval where degrees of freedom are not known."""
+
 
 def weighted_mean(items: Sequence[tuple[float, float]]) -> float | None:
     """Return the mean of (value, weight) pairs, or None (null in JSON) where no weight is left.

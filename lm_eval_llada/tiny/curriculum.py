@@ -23,7 +23,6 @@ class Stage:
         text_share: share of the other batches made of plain text.
         accuracy: running share of right tokens, of the decisive ones, that begins the next stage.
         needle_share: share of the rest that are needles; what is left of it are RULER's tasks.
-        max_steps: longest stay, so that a run has an end; None leaves it to the run's options.
     """
 
     length: int
@@ -32,7 +31,6 @@ class Stage:
     text_share: float
     accuracy: float
     needle_share: float = 1.0
-    max_steps: int | None = None
 
 
 # Looking up by several neighbours comes first: a model that met single needles before it

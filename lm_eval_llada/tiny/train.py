@@ -173,8 +173,7 @@ class Trainer:
         stage = self.current_stage()
         asked = self._accuracies() if stage.max_needles else ["copy_accuracy"]
         reached = fmean(self.average(name) for name in asked) if asked else 0.0
-        most = min(self.options.max_stage_steps, stage.max_steps or self.options.max_stage_steps)
-        if reached >= stage.accuracy or spent >= most:
+        if reached >= stage.accuracy or spent >= self.options.max_stage_steps:
             self.stage += 1
             self.stage_start = self.step
             for name in self._accuracies():
