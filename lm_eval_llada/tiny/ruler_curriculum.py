@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from lm_eval_llada.tiny.curriculum import LENGTHS, SHORTER_SHARE, Batch, Stage, collate
+from lm_eval_llada.tiny.curriculum import Batch, Stage, collate
 from lm_eval_llada.tiny.ruler_kinds import FINAL_SHARES, SHARES
 from lm_eval_llada.tiny.ruler_samples import RulerSampleMaker
 from lm_eval_llada.tiny.samples import Sample
 
 COPY_LENGTH = 64
 """Longest copies, in tokens."""
+
+LENGTHS = (192, 256, 256, 384)
+SHORTER_SHARE = 0.6
+"""Share of batches whose samples are shorter than the stage's, and what they may be: a step then
+holds more samples, and what several answers take is learnt at 256 tokens as well."""
 
 
 # Begun from a model that tells keys apart already, so that there is nothing to learn below the
@@ -22,7 +27,7 @@ def draw_ruler_batch(maker: RulerSampleMaker, stage: Stage, tokens_per_batch: in
     """A batch of one length and of all kinds, of about `tokens_per_batch` tokens."""
     rng = maker.rng
     length = stage.length
-    shorter = [n for n in LENGTHS if 96 <= n < length]
+    shorter = [n for n in LENGTHS if n < length]
     if shorter and rng.random() < SHORTER_SHARE:
         length = rng.choice(shorter)
     if rng.random() < stage.copy_share:

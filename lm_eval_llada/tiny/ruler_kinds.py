@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,7 +28,7 @@ KINDS = ("single", "keys", "values", "queries", "vt", "cwe", "fwe", "qa")
 SHARES = (1.5, 2.5, 2.0, 2.0, 1.5, 2.0, 2.0, 1.5)
 """How often each of `KINDS` comes to begin with."""
 
-FINAL_SHARES = (0.7, 1.5, 3.0, 2.0, 2.0, 3.0, 3.0, 2.0)
+FINAL_SHARES = (0.3, 0.7, 3.0, 3.0, 2.0, 3.0, 3.0, 1.5)
 """The same at the end, where what is looked up by its key alone is there already."""
 
 SHORT_BELOW = 192
@@ -44,9 +45,9 @@ class Task:
     Attributes:
         kind: one of `KINDS`.
         maker: of its drafts.
-        is_ordered: whether the answers have an order of their own; if not, they are given in any,
-            since the next one is then whatever is asked for and has not been given, and nothing
-            has to be counted off.
+        is_ordered: whether the answers have an order of their own; if not, they are given as they
+            first come in the text. In any order, every token of an answer that is all masked is
+            one of several, and a model goes on repeating one that it has given.
         stems: what is written before each answer, if anything. Where it says what is asked for,
             the answer is looked up by what stands right before it, as every other one.
     """
@@ -56,10 +57,10 @@ class Task:
     is_ordered: bool
     stems: tuple[str, ...] = ()
 
-    def answers(self, draft: Draft, rng: random.Random) -> list[str]:
-        """The references in an order in which training may give them."""
+    def answers(self, draft: Draft) -> list[str]:
+        """The references in the order in which training gives them."""
         answers = list(draft.references)
-        return answers if self.is_ordered else rng.sample(answers, len(answers))
+        return answers if self.is_ordered else sorted(answers, key=partial(_place, draft.text))
 
 
 def draw_task(
@@ -114,13 +115,13 @@ def _needles(
     length: int,
     kind: str,
 ) -> NeedleMaker:
-    several = rng.randint(3, 5) if length >= 256 else rng.randint(2, 2 if length < 128 else 4)
+    several = rng.choice((3, 4, 4, 4, 5)) if length >= 256 else rng.randint(2, 4)
     haystack = rng.choices(("noise", "essay", "needle"), (2, 2, 1))[0]
     if kind == "keys":
         haystack = rng.choices(("noise", "essay", "needle"), (2, 1, 2))[0]
     settings = NeedleSettings(
         type_haystack=haystack,
-        num_needle_k=several if kind == "keys" else rng.randint(1, 2),
+        num_needle_k=several if kind == "keys" else rng.choice((1, 1, 1, 2)),
         num_needle_v=several if kind == "values" else 1,
         num_needle_q=several if kind == "queries" else 1,
     )
@@ -137,7 +138,7 @@ def _needles(
 def _tracing(rng: random.Random, words: TrainingWords, seed: str, is_short: bool) -> TracingMaker:
     settings = TracingSettings(
         num_chains=rng.choice((1, 1, 1, 2)),
-        num_hops=rng.choice((1, 2, 2, 3)),
+        num_hops=rng.choice((1, 2, 2, 2, 3)),
         name_length=rng.choice(NAME_LENGTHS),
         num_examples=0,
     )
@@ -152,7 +153,7 @@ def _common_words(
     settings = CommonWordsSettings(
         freq_cw=rng.randint(3, 4) if length < 192 else rng.randint(max(4, freq_ucw + 2), 7),
         freq_ucw=freq_ucw,
-        num_cw=rng.choice((1, 2)) if length < 192 else rng.choice((2, 3, 3, 4)),
+        num_cw=rng.choice((1, 2)) if length < 192 else rng.choice((2, 3, 3, 3, 4)),
         num_examples=0,
     )
     pool = list({words.word(rng): None for _ in range(length // 4)})
@@ -169,6 +170,12 @@ def _frequent_words(
         vocab_size=rng.randint(4, max(5, length // 45)),
     )
     return FrequentWordsMaker(settings, seed, _short_fwe() if is_short else _template("fwe"))
+
+
+def _place(text: str, answer: str) -> int:
+    """Where an answer first stands as a word of its own."""
+    found = re.search(rf"\b{re.escape(answer)}\b", text)
+    return found.start() if found else len(text)
 
 
 def _short(kind: str, question: str, answer: str) -> RulerTemplate:

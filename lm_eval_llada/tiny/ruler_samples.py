@@ -146,7 +146,7 @@ class RulerSampleMaker(SampleMaker):
         rng, array_rng = self.rng, self.array_rng
         start, end = answer
         is_masked = np.zeros(length, dtype=bool)
-        state = rng.choices(("whole", "next", "rest", "items", "part"), (2, 5, 2, 1, 1))[0]
+        state = rng.choices(("whole", "next", "rest", "items", "part"), (3, 4, 1, 1, 2))[0]
         if state == "whole":
             is_masked[start:end] = True
         elif state == "next":
@@ -169,7 +169,7 @@ class RulerSampleMaker(SampleMaker):
 
     def _written(self, task: Task, draft: Draft) -> list[list[int]]:
         """Token ids of the answer: what parts it from the text before, then an answer, in turn."""
-        answers = task.answers(draft, self.rng)
+        answers = task.answers(draft)
         last = len(answers) - 1
         pieces: list[str] = []
         for number, answer in enumerate(answers):

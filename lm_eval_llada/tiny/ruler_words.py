@@ -14,7 +14,7 @@ from lm_eval_llada.tasks.ruler.words import plain_words
 EVALUATED_DIGITS = (5, 7)
 """Digits of the numbers of evaluation, whose first one is never 0."""
 
-NUM_DIGITS = (4, 4, 6, 8, 8, 10, 10, 10, 5, 7)
+NUM_DIGITS = (4, 4, 4, 10, 10, 10, 7, 8, 5, 6)
 """Digits of the numbers of training; those of an evaluated length begin with 0. They are few, so
 that 0 is not what a number begins with. In tokens of three digits, numbers of four and ten end as
 those of seven do, and numbers of eight as those of five."""
