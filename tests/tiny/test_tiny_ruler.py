@@ -42,5 +42,5 @@ def test_several_values_need_a_prompt_that_sees_its_answers() -> None:
         answer = make_answerer(model, tokenizer, 512, **options)
         with torch.inference_mode():
             scores[cache] = fmean(score(answer, samples, CELLS["values"].gen_length))
-    # Over 100 samples 52 and 23.
-    assert scores[None] > scores["prefix"] + 10
+    # Over 100 samples 86 and 68.
+    assert scores[None] > scores["prefix"] + 5
