@@ -9,8 +9,9 @@ intervals, and the differences of the two models in standard errors, paired by s
 been run is not run again; `lm-eval-llada report results/ruler` shows all of it.
 
 The diffusion model reveals all tokens that are at least 90 % sure (`--decoding threshold=0.9`),
-since exact decoding, `--decoding ""`, takes an hour. Caches would save more and cost more, several
-values of a key most of all (docs/speed.md).
+in 0.38 of the time of exact decoding, `--decoding ""`. At 512 tokens that costs 9 to 15 points
+where several answers are given and in chains; a kept prompt, `cache=prompt`, costs as much on
+average and saves more (docs/speed.md).
 """
 
 from __future__ import annotations

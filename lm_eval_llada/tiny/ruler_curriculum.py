@@ -8,13 +8,14 @@ from lm_eval_llada.tiny.ruler_samples import RulerSampleMaker
 from lm_eval_llada.tiny.samples import Sample
 
 COPY_LENGTH = 64
-"""Longest copies, in tokens."""
+"""Tokens of a copy."""
 
 LENGTHS = (192, 256, 256, 384)
-SHORTER_SHARE = 0.6
-"""Share of batches whose samples are shorter than the stage's, and what they may be: a step then
-holds more samples, and what several answers take is learnt at 256 tokens as well."""
+"""Tokens of samples that are shorter than the stage's; the original's wording fits from 192 on."""
 
+SHORTER_SHARE = 0.6
+"""Share of batches that are: a step then holds more samples, and what several answers take is
+learnt at 256 tokens as well."""
 
 # Begun from a model that tells keys apart already, so that there is nothing to learn below the
 # length at which the original's wording fits. The threshold is out of reach on purpose.
@@ -31,8 +32,7 @@ def draw_ruler_batch(maker: RulerSampleMaker, stage: Stage, tokens_per_batch: in
     if shorter and rng.random() < SHORTER_SHARE:
         length = rng.choice(shorter)
     if rng.random() < stage.copy_share:
-        length = min(length, COPY_LENGTH)
-        return collate([maker.copy(length) for _ in range(tokens_per_batch // length)])
+        return collate([maker.copy(COPY_LENGTH) for _ in range(tokens_per_batch // COPY_LENGTH)])
     return collate([_draw(maker, stage, length) for _ in range(max(2, tokens_per_batch // length))])
 
 

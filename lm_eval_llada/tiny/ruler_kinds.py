@@ -31,9 +31,6 @@ SHARES = (1.5, 2.5, 2.0, 2.0, 1.5, 2.0, 2.0, 1.5)
 FINAL_SHARES = (0.3, 0.7, 3.0, 3.0, 2.0, 3.0, 3.0, 1.5)
 """The same at the end, where what is looked up by its key alone is there already."""
 
-SHORT_BELOW = 192
-"""Tokens below which the original wording would leave no room for a haystack."""
-
 _template = lru_cache(maxsize=8)(ruler_template)
 _common_words_template = lru_cache(maxsize=16)(template_asking_for)
 
@@ -151,9 +148,9 @@ def _common_words(
 ) -> CommonWordsMaker:
     freq_ucw = 1 if rng.random() < 0.8 else 2
     settings = CommonWordsSettings(
-        freq_cw=rng.randint(3, 4) if length < 192 else rng.randint(max(4, freq_ucw + 2), 7),
+        freq_cw=rng.randint(4, 7),
         freq_ucw=freq_ucw,
-        num_cw=rng.choice((1, 2)) if length < 192 else rng.choice((2, 3, 3, 3, 4)),
+        num_cw=rng.choice((2, 3, 3, 3, 4)),
         num_examples=0,
     )
     pool = list({words.word(rng): None for _ in range(length // 4)})

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from lm_eval_llada.tasks.ruler.draft import Draft
 from lm_eval_llada.tasks.ruler.fitting import fit
 from lm_eval_llada.tiny.corpus import EOS_ID, SPECIAL_TOKENS, Corpus
-from lm_eval_llada.tiny.ruler_kinds import KINDS, SHARES, SHORT_BELOW, Task, draw_task
+from lm_eval_llada.tiny.ruler_kinds import KINDS, SHARES, Task, draw_task
 from lm_eval_llada.tiny.ruler_words import NUM_DIGITS, TrainingWords
 from lm_eval_llada.tiny.samples import Sample, SampleMaker
 
@@ -91,7 +91,7 @@ class RulerSampleMaker(SampleMaker):
             kind = self.rng.choices(KINDS, shares)[0]
             for attempt in range(MAX_ATTEMPTS):
                 # What does not fit in the original's wording is asked in fewer words.
-                is_short = attempt > 1 or length < SHORT_BELOW or self.rng.random() < 0.2
+                is_short = attempt > 1 or self.rng.random() < 0.2
                 task = draw_task(
                     self.rng, self.training_words, self._prose, length, kind, is_short=is_short
                 )

@@ -183,14 +183,14 @@ def test_loading_holds_one_copy_of_the_weights(folder, tmp_path):
     def whole_file() -> LLaDAForMaskedLM:
         content = load((tmp_path / "model.safetensors").read_bytes())
         empty.to_empty(device="cpu").load_state_dict(content)
+        time.sleep(0.05)  # both copies are there, and are looked at even on a busy machine
         return empty
 
     load_model(folder, device="cpu")  # what the first loading of all imports is not weights
     assert peak_copies(lambda: load_model(tmp_path, device="cpu")) < 1.1
     assert peak_copies(lambda: load_model(tmp_path, dtype="bfloat16", device="cpu")) < 1.1
-    # The measure does see second copies: reading the file whole holds about two. It samples, so on
-    # a busy machine it can miss a little of the peak.
-    assert peak_copies(whole_file) > 1.4
+    # The measure does see second copies: reading the file whole holds two.
+    assert peak_copies(whole_file) > 1.6
 
 
 TENSOR_PARALLEL = """

@@ -43,4 +43,4 @@ def test_several_values_need_a_prompt_that_sees_its_answers() -> None:
         with torch.inference_mode():
             scores[cache] = fmean(score(answer, samples, CELLS["values"].gen_length))
     # Over 100 samples 86 and 68.
-    assert scores[None] > scores["prefix"] + 5
+    assert scores[None] > scores["prefix"] + 10
