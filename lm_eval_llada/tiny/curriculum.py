@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,13 +77,20 @@ class Batch:
     kinds: tuple[str, ...]
 
 
+def draw_length(
+    rng: random.Random, longest: int, lengths: Sequence[int], shorter_share: float
+) -> int:
+    """The longest length, or as often as `shorter_share` says one of `lengths` below it."""
+    shorter = [length for length in lengths if length < longest]
+    if shorter and rng.random() < shorter_share:
+        return rng.choice(shorter)
+    return longest
+
+
 def draw_batch(maker: SampleMaker, stage: Stage, tokens_per_batch: int) -> Batch:
     """A batch of one kind and one length, of about `tokens_per_batch` tokens."""
     rng = maker.rng
-    length = stage.length
-    shorter = [n for n in LENGTHS if 64 <= n < length]
-    if shorter and rng.random() < SHORTER_SHARE:
-        length = rng.choice(shorter)
+    length = draw_length(rng, stage.length, LENGTHS, SHORTER_SHARE)
     count = max(2, tokens_per_batch // length)
     if rng.random() < stage.copy_share:
         samples = [maker.copy(min(length, 64)) for _ in range(tokens_per_batch // min(length, 64))]

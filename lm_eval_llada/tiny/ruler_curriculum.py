@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_eval_llada.tiny.curriculum import Batch, Stage, collate
+from lm_eval_llada.tiny.curriculum import Batch, Stage, collate, draw_length
 from lm_eval_llada.tiny.ruler_kinds import FINAL_SHARES, SHARES
 from lm_eval_llada.tiny.ruler_samples import RulerSampleMaker
 from lm_eval_llada.tiny.samples import Sample
@@ -27,10 +27,7 @@ RULER_FINAL_STAGE = Stage(512, 8, 0.0, 0.05, 1.0, needle_share=0.1)
 def draw_ruler_batch(maker: RulerSampleMaker, stage: Stage, tokens_per_batch: int) -> Batch:
     """A batch of one length and of all kinds, of about `tokens_per_batch` tokens."""
     rng = maker.rng
-    length = stage.length
-    shorter = [n for n in LENGTHS if n < length]
-    if shorter and rng.random() < SHORTER_SHARE:
-        length = rng.choice(shorter)
+    length = draw_length(rng, stage.length, LENGTHS, SHORTER_SHARE)
     if rng.random() < stage.copy_share:
         return collate([maker.copy(COPY_LENGTH) for _ in range(tokens_per_batch // COPY_LENGTH)])
     return collate([_draw(maker, stage, length) for _ in range(max(2, tokens_per_batch // length))])
