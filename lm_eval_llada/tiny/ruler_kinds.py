@@ -28,7 +28,7 @@ KINDS = ("single", "keys", "values", "queries", "vt", "cwe", "fwe", "qa")
 SHARES = (1.5, 2.5, 2.0, 2.0, 1.5, 2.0, 2.0, 1.5)
 """How often each of `KINDS` comes to begin with."""
 
-FINAL_SHARES = (0.3, 0.7, 3.0, 3.0, 2.0, 3.0, 3.0, 1.5)
+FINAL_SHARES = (0.3, 0.6, 2.0, 3.5, 2.5, 3.5, 4.0, 2.5)
 """The same at the end, where what is looked up by its key alone is there already."""
 
 _template = lru_cache(maxsize=8)(ruler_template)

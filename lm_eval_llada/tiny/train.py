@@ -35,6 +35,7 @@ from lm_eval_llada.tiny.corpus import (
     train_tokenizer,
 )
 from lm_eval_llada.tiny.curriculum import Batch, Stage, begun_with
+from lm_eval_llada.tiny.decoding_order import reveal_surest
 from lm_eval_llada.tiny.export import save_checkpoint
 from lm_eval_llada.tiny.objectives import (
     block_matrices,
@@ -130,6 +131,11 @@ class Trainer:
         batch = self.recipe.draw_batch(self.maker, self.current_stage(), size)
         if options.first_token == "bos":
             batch = begun_with(batch, BOS_ID)
+        # Of its own, so that the samples are those of the causal twin, which reveals nothing.
+        rng = np.random.default_rng((options.seed, self.step))
+        is_revealed = options.objective == "masked" and rng.random() < options.reveal_share
+        if is_revealed:
+            batch = reveal_surest(self.model, batch, rng)
         with torch.autocast("cpu", torch.bfloat16):
             logits = predict(self.model, batch, self.maker.array_rng)
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
@@ -143,7 +149,9 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.num_tokens += batch.input_ids.numel()
-        self._average(batch, losses.detach(), logits.detach())
+        if not is_revealed:
+            # What is left behind the surest tokens would make the averages look worse.
+            self._average(batch, losses.detach(), logits.detach())
         self._maybe_advance()
         self.seconds += time.perf_counter() - start
 

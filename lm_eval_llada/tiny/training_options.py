@@ -34,6 +34,8 @@ class TrainingOptions:
         start_from: checkpoint whose weights and tokenizer it begins with; empty for fresh ones.
         first_layer: `neighbours`, whose heads start as look-ups of neighbours, or `random`.
         first_token: `text`, or `bos` for a start-of-text token in the first place of each sample.
+        reveal_share: share of batches in which `masked` training knows the tokens that the model is
+            surest of, see `reveal_surest`.
         seed: of weights, samples and masks.
         width: hidden size; heads have 64 dimensions.
         layers: number of blocks.
@@ -55,6 +57,7 @@ class TrainingOptions:
     start_from: str = ""
     first_layer: str = "neighbours"
     first_token: str = "text"
+    reveal_share: float = 0.0
     seed: int = 0
     width: int = 256
     layers: int = 4
