@@ -9,8 +9,9 @@ intervals, and the differences of the two models in standard errors, paired by s
 been run is not run again; `lm-eval-llada report results/ruler` shows all of it.
 
 The diffusion model keeps the prompt's keys and values (`--decoding cache=prompt`): the whole table
-then takes minutes, where `--decoding ""`, which is exact, takes hours. What that costs in score, by
-kind of task and length, is in docs/speed.md.
+then takes minutes, where `--decoding ""`, which is exact, takes hours. Where several answers are
+given that costs much (docs/speed.md), so that at the trained length there is an exact row as well,
+and that row is what to compare the causal model with.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,18 +48,23 @@ class Setting:
         name: how the row is called.
         role: `diffusion` or `causal`.
         rope_method: what extends the context beyond the trained one; empty for nothing.
+        is_exact: whether it is decoded exactly whatever `--decoding` says.
     """
 
     name: str
     role: str
     rope_method: str = ""
+    is_exact: bool = False
 
-    def runs_at(self, length: int) -> bool:
-        """Inside the trained context nothing is scaled."""
+    def runs_at(self, length: int, decoding: str) -> bool:
+        """Inside the trained context nothing is scaled, and beyond it exact decoding takes long."""
+        if self.is_exact:
+            return length == TRAINED and bool(decoding)
         return length > TRAINED or not self.rope_method
 
 
 SETTINGS = (
+    Setting("exact", "diffusion", is_exact=True),
     Setting("unscaled", "diffusion"),
     Setting("NTK", "diffusion", "ntk"),
     Setting("diffusion-aware NTK", "diffusion", "diffusion_ntk"),
@@ -74,7 +79,7 @@ def command(setting: Setting, length: int, options: argparse.Namespace) -> list[
     if setting.rope_method:
         model_args |= {"rope_method": setting.rope_method, "target_length": str(length)}
     given = [f"{name}={value}" for name, value in model_args.items()]
-    if setting.role == "diffusion" and options.decoding:
+    if setting.role == "diffusion" and options.decoding and not setting.is_exact:
         given.append(options.decoding)
     return [
         *("--model", "llada" if setting.role == "diffusion" else "hf_rope"),
@@ -86,21 +91,20 @@ def command(setting: Setting, length: int, options: argparse.Namespace) -> list[
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run what is not there yet, as many runs at a time as there are cores.
+    """Run what is not there yet, the longest contexts first so that all cores end together.
 
     Raises:
         RuntimeError: If a run fails; the message ends with the last lines of its log.
     """
-    wanted = [(s, n) for n in options.lengths for s in SETTINGS if s.runs_at(n)]
     missing = [
         (setting, length)
-        for setting, length in wanted
-        if not find_files([_folder(setting, length, options)]).results
+        for length in sorted(options.lengths, reverse=True)
+        for setting in SETTINGS
+        if setting.runs_at(length, options.decoding)
+        and not find_files([_folder(setting, length, options)]).results
     ]
-    cores = os.cpu_count() or 1
-    for first in range(0, len(missing), cores):
-        some = missing[first : first + cores]
-        arguments = {_folder(s, n, options).name: command(s, n, options) for s, n in some}
+    if missing:
+        arguments = {_folder(s, n, options).name: command(s, n, options) for s, n in missing}
         run_evaluations(arguments, options.output)
 
 
@@ -138,7 +142,7 @@ def tasks_table(rows: dict[tuple[int, str], Evaluation]) -> Section:
 
 def differences_table(rows: dict[tuple[int, str], Evaluation]) -> Section:
     """The diffusion model less its twin, task by task, in standard errors of paired samples."""
-    pairs = {"unscaled": "causal, unscaled", "NTK": "causal, NTK"}
+    pairs = {"exact": "causal, unscaled", "unscaled": "causal, unscaled", "NTK": "causal, NTK"}
     lines = []
     for (length, name), run in rows.items():
         twin = rows.get((length, pairs.get(name, "")))

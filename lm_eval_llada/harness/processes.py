@@ -19,6 +19,8 @@ _LOG_TAIL = 15
 def run_evaluations(evaluations: Mapping[str, Sequence[str]], folder: Path) -> None:
     """Run evaluations side by side, each a process with its share of the cores and a log file.
 
+    As many run at a time as there are cores, and at least two, in the order given.
+
     Args:
         evaluations: Arguments of ``lm-eval-llada`` by name.
         folder: Where ``<name>.log`` goes.
@@ -27,42 +29,62 @@ def run_evaluations(evaluations: Mapping[str, Sequence[str]], folder: Path) -> N
         RuntimeError: If one fails; the message ends with the last lines of its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    cores = os.cpu_count() or 1
+    at_once = max(2, cores)
     # Small matrices gain little from a second thread, so the cores go to the evaluations first.
-    threads = max(1, (os.cpu_count() or 1) // len(evaluations))
+    threads = max(1, cores // max(1, min(at_once, len(evaluations))))
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    waiting = list(evaluations)
     processes: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        for name, arguments in evaluations.items():
-            print(f"$ {shlex.join(['lm-eval-llada', *arguments])}", flush=True)
-            with (folder / f"{name}.log").open("wb") as log:
-                processes[name] = subprocess.Popen(
-                    [*_COMMAND, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                )
-        _wait(processes, folder)
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-
-
-def _wait(processes: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> None:
-    """Return once all processes have ended well, saying now and then how far they are."""
     started = reported = time.monotonic()
-    while any(process.poll() is None for process in processes.values()):
-        _check(processes, folder)
-        time.sleep(_POLL_SECONDS)
-        if time.monotonic() - reported >= _REPORT_SECONDS:
-            reported = time.monotonic()
-            for name in processes:
-                last = _last_lines(folder / f"{name}.log", 1) or "starting"
-                state = last if processes[name].poll() is None else "done"
-                print(f"[{reported - started:4.0f} s] {name}: {state}", flush=True)
-    _check(processes, folder)
+    try:
+        while waiting or _running(processes):
+            while waiting and len(_running(processes)) < at_once:
+                name = waiting.pop(0)
+                processes[name] = _start(evaluations[name], folder / f"{name}.log", environment)
+            time.sleep(_POLL_SECONDS)
+            _check(processes, folder)
+            if time.monotonic() - reported >= _REPORT_SECONDS:
+                reported = time.monotonic()
+                _report(processes, waiting, folder, reported - started)
+    finally:
+        for process in _running(processes).values():
+            process.terminate()
+            process.wait()
+
+
+def _start(
+    arguments: Sequence[str], log_path: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    print(f"$ {shlex.join(['lm-eval-llada', *arguments])}", flush=True)
+    with log_path.open("wb") as log:
+        return subprocess.Popen(
+            [*_COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+
+
+def _running(
+    processes: Mapping[str, subprocess.Popen[bytes]],
+) -> dict[str, subprocess.Popen[bytes]]:
+    return {name: process for name, process in processes.items() if process.poll() is None}
+
+
+def _report(
+    processes: Mapping[str, subprocess.Popen[bytes]],
+    waiting: Sequence[str],
+    folder: Path,
+    seconds: float,
+) -> None:
+    """Say how far those that run are, and how many have ended and have not begun."""
+    for name in _running(processes):
+        last = _last_lines(folder / f"{name}.log", 1) or "starting"
+        print(f"[{seconds:4.0f} s] {name}: {last}", flush=True)
+    done = len(processes) - len(_running(processes))
+    print(f"[{seconds:4.0f} s] {done} done, {len(waiting)} to come", flush=True)
 
 
 def _check(processes: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> None:

@@ -13,15 +13,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from lm_eval_llada.modeling import LLaDAForMaskedLM
 from lm_eval_llada.tiny.curriculum import Batch
 
 ROUNDS = 2
 """Forward passes that say what is surest; each reveals its share of the tokens."""
 
 
-def reveal_surest(model: LLaDAForMaskedLM, batch: Batch, rng: np.random.Generator) -> Batch:
+def reveal_surest(model: PreTrainedModel, batch: Batch, rng: np.random.Generator) -> Batch:
     """The same batch with some of its masked tokens known: those the model is surest of.
 
     How many is drawn for each sequence, from none to all but one. They are revealed as they are in
@@ -41,7 +41,7 @@ def reveal_surest(model: LLaDAForMaskedLM, batch: Batch, rng: np.random.Generato
     return batch
 
 
-def _confidences(model: LLaDAForMaskedLM, batch: Batch) -> Tensor:
+def _confidences(model: PreTrainedModel, batch: Batch) -> Tensor:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = model(batch.input_ids, rows=batch.rows).logits
     return logits.float().softmax(dim=-1).amax(dim=-1)

@@ -51,8 +51,17 @@ def test_every_task_that_is_asked_for_is_shipped():
 
 
 def test_nothing_is_scaled_inside_the_trained_context_and_everything_beyond():
-    assert [s.name for s in SETTINGS if s.runs_at(512)] == ["unscaled", "causal, unscaled"]
-    assert all(setting.runs_at(1024) for setting in SETTINGS)
+    inside = ["unscaled", "causal, unscaled"]
+    assert [s.name for s in SETTINGS if s.runs_at(512, "")] == inside
+    beyond = [s.name for s in SETTINGS if s.runs_at(1024, "cache=prompt")]
+    assert beyond == [setting.name for setting in SETTINGS if not setting.is_exact]
+
+
+def test_a_decoding_that_approximates_has_an_exact_row_beside_it_inside_the_context(tmp_path):
+    inside = [s for s in SETTINGS if s.runs_at(512, "cache=prompt")]
+    assert [s.name for s in inside] == ["exact", "unscaled", "causal, unscaled"]
+    decodings = [command(s, 512, options(tmp_path, decoding="cache=prompt"))[3] for s in inside]
+    assert ["cache" in decoding for decoding in decodings] == [False, True, False]
 
 
 def test_a_command_names_model_rope_and_decoding(tmp_path):
@@ -65,7 +74,8 @@ def test_a_command_names_model_rope_and_decoding(tmp_path):
     assert causal[:4] == [
         "--model", "hf_rope", "--model_args", f"pretrained=c,dtype=bfloat16,{scaled}"
     ]  # fmt: skip
-    assert command(SETTINGS[0], 512, options(tmp_path, decoding=""))[3].endswith("bfloat16")
+    plain = command(SETTINGS[1], 512, options(tmp_path, decoding=""))
+    assert plain[3].endswith("bfloat16")
     assert json.loads(ntk[ntk.index("--metadata") + 1]) == {"num_samples": 3}
 
 
@@ -104,4 +114,4 @@ def test_what_has_been_run_is_not_run_again(tmp_path, monkeypatch):
     )
     written(tmp_path / "unscaled-512", 0.0)
     measure(options(tmp_path))
-    assert asked == ["causal-unscaled-512"]
+    assert asked == ["exact-512", "causal-unscaled-512"]

@@ -193,3 +193,25 @@ def test_a_wrong_argument_ends_with_one_sentence(
     assert printed.err.startswith("lm-eval-llada: error: ") and len(printed.err.splitlines()) == 1
     assert re.search(message, printed.err)
     assert not (tmp_path / "out").exists()
+
+
+def test_no_more_evaluations_run_at_a_time_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Each counts those that run beside it.
+    source = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+mine = folder / f"{sys.argv[2]}.running"
+mine.touch()
+time.sleep(0.3)
+(folder / f"{sys.argv[2]}.seen").write_text(str(len(list(folder.glob("*.running")))))
+mine.unlink()
+"""
+    use_stand_in(monkeypatch, tmp_path, source)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    names = ["a", "b", "c", "d", "e"]
+    run_evaluations({name: [str(tmp_path), name] for name in names}, tmp_path)
+    seen = [int((tmp_path / f"{name}.seen").read_text()) for name in names]
+    assert max(seen) == 2
+    assert {path.name for path in tmp_path.glob("*.log")} == {f"{name}.log" for name in names}
