@@ -106,7 +106,9 @@ def needles_found(answer: Answer, tokenizer: Any, length: int, samples: int) -> 
 
 
 @torch.no_grad()
-def first_token_shares(folder: Any, tokenizer: Any, length: int) -> list[list[float]]:
+def first_token_shares(
+    folder: Any, tokenizer: Any, length: int, *, begins_with_bos: bool
+) -> list[list[float]]:
     """Attention that the last tokens of texts pay to the first token, (layers, heads), 0-1."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     ids = tokenizer(heldout_text(), verbose=False)["input_ids"]
@@ -114,6 +116,8 @@ def first_token_shares(folder: Any, tokenizer: Any, length: int) -> list[list[fl
     total = torch.zeros(())
     for start in starts:
         text = torch.tensor([ids[start : start + length]])
+        if begins_with_bos:
+            text[0, 0] = tokenizer.bos_token_id
         weights = model(text, output_attentions=True).attentions
         shares = [layer[0, :, -_NUM_LAST:, 0].float().mean(-1) for layer in weights]
         total = total + torch.stack(shares) / len(starts)
@@ -127,6 +131,9 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048, help="tokens, output included")
     parser.add_argument("--within", type=int, default=512, help="tokens seen to either side")
     parser.add_argument("--layers", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--bos", action="store_true", help="the first token looked at is the start of text"
+    )
     parser.add_argument("--samples", type=int, default=3, help="at each depth")
     given = parser.parse_args()
     folder = resolve_checkpoint(given.pretrained)
@@ -140,7 +147,9 @@ def main() -> None:
         print(f"depth {depth:3d} %: {count} of {given.samples}")
     report: dict[str, Any] = {**vars(given), "found": found}
     if is_causal:
-        report["first_token"] = first_token_shares(folder, tokenizer, given.length)
+        report["first_token"] = first_token_shares(
+            folder, tokenizer, given.length, begins_with_bos=given.bos
+        )
         for layer, shares in enumerate(report["first_token"]):
             print(f"layer {layer}, attention to the first token: {shares}")
     print(json.dumps(report))
