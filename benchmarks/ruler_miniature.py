@@ -91,18 +91,19 @@ def command(setting: Setting, length: int, options: argparse.Namespace) -> list[
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run what is not there yet, the longest contexts first so that all cores end together.
+    """Run what is not there yet, what takes longest first so that all cores end together.
 
     Raises:
         RuntimeError: If a run fails; the message ends with the last lines of its log.
     """
     missing = [
         (setting, length)
-        for length in sorted(options.lengths, reverse=True)
+        for length in options.lengths
         for setting in SETTINGS
         if setting.runs_at(length, options.decoding)
         and not find_files([_folder(setting, length, options)]).results
     ]
+    missing.sort(key=lambda run: (not run[0].is_exact, -run[1]))
     if missing:
         arguments = {_folder(s, n, options).name: command(s, n, options) for s, n in missing}
         run_evaluations(arguments, options.output)
@@ -208,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     sections = [kinds_table(rows), tasks_table(rows), differences_table(rows)]
-    by_kind = kinds_section(tuple(rows.values()))
+    # Read together, runs that differ in decoding alone have names that say so.
+    by_kind = kinds_section(read_evaluations(find_files([options.output])).evaluations)
     if by_kind is not None:
         sections.append(by_kind)
     print(to_text("RULER in miniature", sections))

@@ -115,3 +115,14 @@ def test_what_has_been_run_is_not_run_again(tmp_path, monkeypatch):
     written(tmp_path / "unscaled-512", 0.0)
     measure(options(tmp_path))
     assert asked == ["exact-512", "causal-unscaled-512"]
+
+
+def test_what_takes_longest_runs_first(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "benchmarks.ruler_miniature.run_evaluations", lambda runs, folder: asked.extend(runs)
+    )
+    measure(options(tmp_path, lengths=[512, 2048]))
+    assert asked[:2] == ["exact-512", "unscaled-2048"]
+    assert asked[-2:] == ["unscaled-512", "causal-unscaled-512"]
+    assert len(asked) == 3 + 5
