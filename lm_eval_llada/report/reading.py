@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -194,12 +194,17 @@ def _scored(name: str, samples: Sequence[Sample]) -> TaskResult:
 
 
 def _labelled(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """The evaluations in order; those of one label are told apart by their other arguments."""
+    """The evaluations in order; those of one label are told apart by their other arguments.
+
+    What tells two runs of a model apart is then said of all its runs that have it: beside one that
+    is called exact by its silence, another must not pass for exact.
+    """
     kinds = ["diffusion", "causal", "other"]
     ordered = sorted(
         evaluations, key=lambda e: (kinds.index(e.kind), e.model, e.rope_scale or 0, e.label)
     )
-    named = [_with_differences(e, [o for o in ordered if o.label == e.label]) for e in ordered]
+    telling = {model: _telling(group) for model, group in _by_model(ordered).items()}
+    named = [_with_arguments(e, telling[e.kind, e.model]) for e in ordered]
     counts, seen = Counter(e.label for e in named), Counter[str]()
     unique = []
     for evaluation in named:
@@ -209,16 +214,26 @@ def _labelled(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     return unique
 
 
-def _with_differences(evaluation: Evaluation, alike: Sequence[Evaluation]) -> Evaluation:
-    if len(alike) < 2:
-        return evaluation
-    texts = [_arguments(other) for other in alike]
+def _by_model(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str], list[Evaluation]]:
+    found: dict[tuple[str, str], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        found.setdefault((evaluation.kind, evaluation.model), []).append(evaluation)
+    return found
+
+
+def _telling(evaluations: Sequence[Evaluation]) -> set[str]:
+    """Arguments in which evaluations of one label differ."""
+    names: set[str] = set()
+    for label in {evaluation.label for evaluation in evaluations}:
+        given = [_arguments(e) for e in evaluations if e.label == label]
+        every = {name for arguments in given for name in arguments}
+        names |= {name for name in every if len({a.get(name) for a in given}) > 1}
+    return names
+
+
+def _with_arguments(evaluation: Evaluation, names: Collection[str]) -> Evaluation:
     own = _arguments(evaluation)
-    different = [
-        f"{name}={value}"
-        for name, value in own.items()
-        if any(text.get(name) != value for text in texts)
-    ]
+    different = [f"{name}={value}" for name, value in own.items() if name in names]
     return replace(evaluation, label=", ".join([evaluation.label, *different]))
 
 

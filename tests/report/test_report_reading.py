@@ -157,6 +157,28 @@ def test_runs_alike_but_for_an_argument_are_labelled_by_it(tmp_path: Path) -> No
     assert labels == ["tiny-llada, unscaled, steps=8", "tiny-llada, unscaled, steps=16"]
 
 
+def test_what_tells_two_runs_of_a_model_apart_is_said_of_every_run_that_has_it(
+    tmp_path: Path,
+) -> None:
+    runs = {
+        "exact": {"pretrained": "a"},
+        "kept": {"pretrained": "a", "cache": "prompt"},
+        "other": {"pretrained": "b", "cache": "prompt"},
+    }
+    for name, args in runs.items():
+        write(tmp_path / name, whole(model_args=args))
+    scaled = whole(model_args={**runs["kept"], "rope_scale": 4}, rope=rope(4.0, "ntk"))
+    write(tmp_path / "scaled", scaled)
+    labels = {evaluation.label for evaluation in read(tmp_path).evaluations}
+    assert labels == {
+        "a, unscaled",
+        "a, unscaled, cache=prompt",
+        "a, λ = 4 (ntk), cache=prompt",
+        # Nothing of this model runs without one.
+        "b, unscaled",
+    }
+
+
 def test_runs_that_nothing_tells_apart_are_numbered(tmp_path: Path) -> None:
     for stamp, version in (("2026-01-01", "1"), (LATER, "2")):
         write(tmp_path, whole(llada={"version": version}), stamp)
