@@ -30,9 +30,9 @@ def run_evaluations(evaluations: Mapping[str, Sequence[str]], folder: Path) -> N
     """
     folder.mkdir(parents=True, exist_ok=True)
     cores = os.cpu_count() or 1
-    at_once = max(2, cores)
+    at_once = max(1, min(max(2, cores), len(evaluations)))
     # Small matrices gain little from a second thread, so the cores go to the evaluations first.
-    threads = max(1, cores // max(1, min(at_once, len(evaluations))))
+    threads = max(1, cores // at_once)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     waiting = list(evaluations)
     processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -47,6 +47,8 @@ def run_evaluations(evaluations: Mapping[str, Sequence[str]], folder: Path) -> N
             if time.monotonic() - reported >= _REPORT_SECONDS:
                 reported = time.monotonic()
                 _report(processes, waiting, folder, reported - started)
+        # One that ended since it was last looked at.
+        _check(processes, folder)
     finally:
         for process in _running(processes).values():
             process.terminate()

@@ -215,3 +215,16 @@ mine.unlink()
     seen = [int((tmp_path / f"{name}.seen").read_text()) for name in names]
     assert max(seen) == 2
     assert {path.name for path in tmp_path.glob("*.log")} == {f"{name}.log" for name in names}
+
+
+def test_a_failure_is_told_even_if_it_comes_after_the_last_look(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_stand_in(monkeypatch, tmp_path, "import sys, time; time.sleep(0.5); sys.exit(3)")
+    monkeypatch.setattr(processes, "_REPORT_SECONDS", 0.0)
+    # What it prints takes until the evaluation has ended.
+    monkeypatch.setattr(
+        processes, "_report", lambda running, *_: [process.wait() for process in running.values()]
+    )
+    with pytest.raises(RuntimeError, match="the evaluation 'a' failed"):
+        run_evaluations({"a": []}, tmp_path)
