@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from lm_eval_llada.curves.scores import CausalScorer, Chunk, DiffusionScorer, Sc
 from lm_eval_llada.engine.batching import Batcher
 from lm_eval_llada.engine.device_memory import DeviceMemory
 from lm_eval_llada.modeling import LLaDAConfig, as_denoiser, load_model
+from lm_eval_llada.tasks.statistics import clustered_stderr
 from lm_eval_llada.tasks.text.haystacks import heldout_text
 
 CHUNK_LENGTH = 64
@@ -93,7 +94,7 @@ def lines(found: dict[int, list[float]]) -> list[str]:
     told = []
     for context, values in found.items():
         changes = [value - first for value, first in zip(values, base, strict=True)]
-        error = stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0
+        error = clustered_stderr(changes, range(len(changes))) or 0.0
         change = fmean(changes)
         told.append(
             f"{context:6,} tokens: {fmean(values):.3f} nats, {change:+.3f} ± {error:.3f}, "
