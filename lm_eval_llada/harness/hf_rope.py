@@ -349,6 +349,13 @@ def _split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     check_texts(rest, HFLM.__init__)
     if "pretrained" not in rest:
         raise ValueError("--model hf_rope needs pretrained=<causal model> among model_args.")
+    if rest.get("gguf_file"):
+        # And the digest by which answers are kept is one of the other files of the folder.
+        raise ValueError(
+            f"gguf_file={rest['gguf_file']} is not taken by hf_rope: transformers drops the RoPE "
+            "scaling of such a file without a word. Load it with transformers, set rope_parameters "
+            "to the file's own scaling, save_pretrained it, and give that folder."
+        )
     return own, rest
 
 

@@ -198,6 +198,7 @@ def test_results_say_how_positions_were_stretched(build):
         ({"rope_method": "ntkk"}, "rope_method must be one of"),
         ({"target_length": 32, "rope_scale": 2}, "shorter than the trained context"),
         ({"pretrained": "./nowhere"}, "does not exist"),
+        ({"gguf_file": "q8.gguf"}, "gguf_file=q8.gguf is not taken by hf_rope"),
     ],
     ids=str,
 )
