@@ -144,8 +144,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         exact = newest.get((pretrained, kind, length, EXACT))
         cells = [pretrained, kind, f"{length:,}", mode, str(len(record["scores"]))]
         cells.append(_score(record["scores"]))
-        if exact is None:
-            cells += ["", "", "no exact run of it"]
+        if exact is None or len(exact["texts"]) != len(record["texts"]):
+            cells += ["", "", "no exact run of these samples"]
         elif mode == EXACT:
             cells += ["", "1", ""]
         else:

@@ -33,3 +33,8 @@ def test_the_table_holds_time_and_share_of_equal_texts(mode):
     row = next(line for line in rows if f"| {mode} |" in line)
     assert ("| 50 % | 0.50 | not told apart |" in row) == (mode == "dual")
     assert "| 50.0 ± 50.0 |" in row
+
+
+def test_runs_of_other_samples_are_not_compared():
+    rows = table([record([100, 0], ["a", "b"]), record([100], ["a"], "prompt")]).splitlines()
+    assert "| 1 | 100.0 ± nan |  |  | no exact run of these samples |" in rows[-1]
