@@ -9,8 +9,10 @@ by the mode alone. The verdict is that of `report --against`: `equal` only if ev
 exact decoding, `worse by x ± y`, or `better`, if the 95 % interval of the paired differences leaves
 out nought, and `not told apart` else, which is no proof of anything.
 
-Time is CPU seconds of decoding, as a ratio to exact in the same run. Cells are appended to the
-output as they end and are not run again.
+Time is CPU seconds of decoding, as a ratio to the exact run of the same samples. Cells are appended
+to the output as they end, and a kind is run again only if one of the modes asked for is not there;
+of a cell that is there twice the newest counts. Rows do not say the dtype, so give another
+`--output` for another one than theirs.
 """
 
 from __future__ import annotations

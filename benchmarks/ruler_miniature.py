@@ -110,15 +110,30 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def read(options: argparse.Namespace) -> dict[tuple[int, str], Evaluation]:
-    """Each row's run by length and name, those that are there."""
+    """Each row's run by length and name, those that are there.
+
+    Raises:
+        ValueError: If a folder holds a run of another model.
+    """
     found = {}
     for length in options.lengths:
         for setting in SETTINGS:
             folder = _folder(setting, length, options)
             runs = read_evaluations(find_files([folder])).evaluations if folder.exists() else ()
             if runs:
+                _check_model(runs[0], getattr(options, setting.role), folder)
                 found[length, setting.name] = runs[0]
     return found
+
+
+def _check_model(run: Evaluation, asked: str, folder: Path) -> None:
+    told = run.config.get("model_args") or {}
+    found = told.get("pretrained", asked)
+    if found != asked:
+        raise ValueError(
+            f"{folder} holds a run of {found}, not of {asked}; give another --output, or "
+            f"--diffusion and --causal as they were."
+        )
 
 
 def kinds_table(rows: dict[tuple[int, str], Evaluation]) -> Section:
@@ -202,9 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args(argv)
     try:
+        rows = read(options)
         if not options.table:
             measure(options)
-        rows = read(options)
+            rows = read(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

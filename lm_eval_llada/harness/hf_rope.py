@@ -353,8 +353,9 @@ def _split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         # And the digest by which answers are kept is one of the other files of the folder.
         raise ValueError(
             f"gguf_file={rest['gguf_file']} is not taken by hf_rope: transformers drops the RoPE "
-            "scaling of such a file without a word. Load it with transformers, set rope_parameters "
-            "to the file's own scaling, save_pretrained it, and give that folder."
+            "scaling of such a file without a word. Load model and tokenizer with transformers, "
+            "set config.rope_parameters as the original checkpoint has them, save both, and give "
+            "that folder."
         )
     return own, rest
 

@@ -31,19 +31,24 @@ def options(folder: Path, **changes: object) -> argparse.Namespace:
     )
 
 
-def written(folder: Path, less: float) -> None:
+def written(folder: Path, less: float, model: str = "d") -> None:
     entries = {
         f"ruler_tiny_{name}_512": task(score - less, 3.0, {"ruler_task": name, "length": 512})
         for name, score in TASKS.items()
     }
-    write(folder, results(entries))
+    write(folder, results(entries, model_args={"pretrained": model}))
 
 
 @pytest.fixture
 def rows(tmp_path):
     written(tmp_path / "unscaled-512", 0.0)
-    written(tmp_path / "causal-unscaled-512", 20.0)
+    written(tmp_path / "causal-unscaled-512", 20.0, "c")
     return read(options(tmp_path))
+
+
+def test_runs_of_another_model_are_not_taken_for_this_one(rows, tmp_path):
+    with pytest.raises(ValueError, match="holds a run of d, not of other; give another --output"):
+        read(options(tmp_path, diffusion="other"))
 
 
 def test_every_task_that_is_asked_for_is_shipped():
