@@ -26,7 +26,7 @@ from pathlib import Path
 
 from lm_eval_llada.harness.processes import run_evaluations
 from lm_eval_llada.report.document import Section, number, signed, table
-from lm_eval_llada.report.evaluations import Evaluation
+from lm_eval_llada.report.evaluations import Evaluation, model_arguments
 from lm_eval_llada.report.files import find_files
 from lm_eval_llada.report.kinds import difference, kind_of, kinds_section
 from lm_eval_llada.report.reading import read_evaluations
@@ -94,14 +94,15 @@ def measure(options: argparse.Namespace) -> None:
     """Run what is not there yet, what takes longest first so that all cores end together.
 
     Raises:
+        ValueError: If a folder holds a run of another model.
         RuntimeError: If a run fails; the message ends with the last lines of its log.
     """
+    there = read(options)
     missing = [
         (setting, length)
         for length in options.lengths
         for setting in SETTINGS
-        if setting.runs_at(length, options.decoding)
-        and not find_files([_folder(setting, length, options)]).results
+        if setting.runs_at(length, options.decoding) and (length, setting.name) not in there
     ]
     missing.sort(key=lambda run: (not run[0].is_exact, -run[1]))
     if missing:
@@ -127,8 +128,7 @@ def read(options: argparse.Namespace) -> dict[tuple[int, str], Evaluation]:
 
 
 def _check_model(run: Evaluation, asked: str, folder: Path) -> None:
-    told = run.config.get("model_args") or {}
-    found = told.get("pretrained", asked)
+    found = model_arguments(run.config).get("pretrained", asked)
     if found != asked:
         raise ValueError(
             f"{folder} holds a run of {found}, not of {asked}; give another --output, or "
@@ -217,10 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args(argv)
     try:
-        rows = read(options)
         if not options.table:
             measure(options)
-            rows = read(options)
+        rows = read(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
